@@ -1,0 +1,354 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A state-channel payment hub: micropayments off the chain, durable and individually signed, with exits that need
+/// nobody's help.
+#[derive(Debug, Parser)]
+#[command(name = "payhub", version, propagate_version = true, disable_help_subcommand = true)]
+pub struct Cli {
+    /// Prints one JSON object for programs instead of tables; progress goes to standard error.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// More of what happens, on standard error; twice for all of it. `RUST_LOG` overrides.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// The whole story in one process: pay, settle, dispute, reconcile.
+    Demo(Demo),
+    /// A ledger, a hub, a faucet and three funded members to play with, until Ctrl-C.
+    Dev(Dev),
+    /// The hub as a process of its own.
+    #[command(subcommand)]
+    Hub(HubCommand),
+    /// The embedded ledger as a process of its own.
+    #[command(subcommand)]
+    Ledger(LedgerCommand),
+    /// Keys of members.
+    #[command(subcommand)]
+    Keys(KeysCommand),
+    /// Puts the adjudicator on a chain.
+    Deploy(Deploy),
+    /// Gives an account coins or test dollars, on development chains.
+    Faucet(Faucet),
+    /// Opens a channel: puts a deposit on the ledger in the member's name.
+    Open(Open),
+    /// Adds to the deposit of an open channel.
+    Fund(Fund),
+    /// Takes money out of the channel to the member's account, without closing it.
+    Withdraw(Withdraw),
+    /// Pays.
+    Pay(Pay),
+    /// What a member has, on the ledger and in his channel.
+    Balance(Of),
+    /// The accounts of a member's channel with their totals on the ledger.
+    Channels(Of),
+    /// Payments made and received.
+    History(History),
+    /// What happens to a member's channel.
+    Events(Events),
+    /// Settles with the hub now: asks for everything that can be withdrawn.
+    Settle(Settle),
+    /// Closes an account and pays it out.
+    Close(Close),
+    /// Watches the ledger in a member's name and answers closes that hide what he is owed.
+    Watch(Watch),
+}
+
+/// Where a member's commands find him: in a running wallet of `payhub dev`, or in a store of his own.
+#[derive(Clone, Debug, Args)]
+pub struct Where {
+    /// The data folder of `payhub dev`, or of the members of `payhub keys new`. Default: that of the `payhub dev` that
+    /// was started last, else `~/.payhub`.
+    #[arg(long, env = "PAYHUB_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// The hub, as in http://127.0.0.1:7440. Remembered in the member's folder.
+    #[arg(long, env = "PAYHUB_HUB")]
+    pub hub: Option<String>,
+    /// The ledger's JSON-RPC, as in http://127.0.0.1:7445; best one that is not the hub's. Remembered.
+    #[arg(long, env = "PAYHUB_RPC")]
+    pub rpc: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// How many payments.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    pub payments: u64,
+    /// Pays from this file instead: lines `from,to,amount,asset,note`.
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Dev {
+    /// Where ledger, hub and wallets keep their data. Default: `~/.payhub/dev`.
+    #[arg(long, env = "PAYHUB_DATA_DIR", conflicts_with = "in_memory")]
+    pub data_dir: Option<PathBuf>,
+    /// Keeps nothing after the end.
+    #[arg(long)]
+    pub in_memory: bool,
+    /// First of the ports: P for the hub's gRPC, P+1 for its operator, P+5 for the ledger's RPC; 0 for any free ones.
+    #[arg(long, default_value_t = 7440)]
+    pub port_base: u16,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum HubCommand {
+    /// Runs a hub until Ctrl-C or SIGTERM.
+    Run(HubRun),
+}
+
+#[derive(Debug, Args)]
+pub struct HubRun {
+    /// Where the hub keeps its journal, index and key.
+    #[arg(long, default_value = "hub-data")]
+    pub data_dir: PathBuf,
+    /// Where members connect.
+    #[arg(long, default_value = "127.0.0.1:7440")]
+    pub listen: SocketAddr,
+    /// Where the operator connects; off unless given.
+    #[arg(long)]
+    pub operator: Option<SocketAddr>,
+    /// The ledger's JSON-RPC.
+    #[arg(long, env = "PAYHUB_RPC", default_value = "http://127.0.0.1:7445")]
+    pub rpc: String,
+    /// The adjudicator's address. Default: the predeployed one of an embedded ledger.
+    #[arg(long)]
+    pub adjudicator: Option<String>,
+    /// Tokens to serve besides the native coin, by address. Default: the predeployed test dollar of an embedded ledger.
+    #[arg(long = "token")]
+    pub tokens: Vec<String>,
+    /// The name that clients know this server by; part of every login.
+    #[arg(long, default_value = "localhost")]
+    pub host: String,
+    /// Blocks until a deposit counts. Default: 0 on an embedded ledger, 6 elsewhere.
+    #[arg(long)]
+    pub confirmations: Option<u32>,
+    /// The challenge period of new channels, seconds. Default: 86400.
+    #[arg(long)]
+    pub challenge_period: Option<u32>,
+    /// Signature schemes to offer. Default: both where the ledger verifies Ed25519, else secp256k1.
+    #[arg(long, value_enum)]
+    pub scheme: Vec<SchemeArg>,
+    /// Fee of a payment, parts per million of its amount, rounded up.
+    #[arg(long, default_value_t = 0)]
+    pub fee_ppm: u32,
+    /// A hub for playing: short challenge periods are allowed, and its account is filled from the development faucet.
+    #[arg(long)]
+    pub dev: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SchemeArg {
+    Ed25519,
+    Secp256k1,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum LedgerCommand {
+    /// Runs the ledger until Ctrl-C or SIGTERM.
+    Run(LedgerRun),
+}
+
+#[derive(Debug, Args)]
+pub struct LedgerRun {
+    /// Where the blocks are kept.
+    #[arg(long, default_value = "ledger-data", conflicts_with = "in_memory")]
+    pub data_dir: PathBuf,
+    /// Keeps nothing after the end.
+    #[arg(long)]
+    pub in_memory: bool,
+    /// Where JSON-RPC is served, over HTTP and WebSocket.
+    #[arg(long, default_value = "127.0.0.1:7445")]
+    pub listen: SocketAddr,
+    /// Milliseconds between blocks. Default: a block as soon as a transaction waits.
+    #[arg(long, value_name = "MS")]
+    pub block_time: Option<u64>,
+    /// A genesis file: JSON with `alloc`, as geth writes it.
+    #[arg(long, value_name = "FILE")]
+    pub genesis: Option<PathBuf>,
+    /// A development chain: rich deterministic accounts, time control, the usual chain id.
+    #[arg(long)]
+    pub dev: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KeysCommand {
+    /// Makes a member's key and folder; prints the account and where the secret is.
+    New {
+        /// The member's name.
+        name: String,
+        /// The data folder. Default: `~/.payhub`.
+        #[arg(long, env = "PAYHUB_DATA_DIR")]
+        data_dir: Option<PathBuf>,
+        /// Takes this secret instead of a random one: 64 hexadecimal digits, `-` to read them from standard input.
+        #[arg(long)]
+        secret: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Deploy {
+    /// The chain's JSON-RPC.
+    #[arg(long, env = "PAYHUB_RPC")]
+    pub rpc: String,
+    /// The account that pays for it: 64 hexadecimal digits, `-` to read them from standard input.
+    #[arg(long, env = "PAYHUB_KEY", hide_env_values = true)]
+    pub key: String,
+    /// Shortest challenge period that the contract accepts, seconds.
+    #[arg(long, default_value_t = 3600)]
+    pub challenge_min: u32,
+    /// Longest challenge period that the contract accepts, seconds.
+    #[arg(long, default_value_t = 2_592_000)]
+    pub challenge_max: u32,
+    /// Vaults that the channels' money is spread over.
+    #[arg(long, default_value_t = 16)]
+    pub shards: u32,
+    /// Also deploys the test dollar.
+    #[arg(long)]
+    pub test_dollar: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Faucet {
+    /// A member's name or an address.
+    pub to: String,
+    /// An amount with its unit, as in 100USDH or 2COIN.
+    pub amount: String,
+    #[command(flatten)]
+    pub at: Where,
+}
+
+#[derive(Debug, Args)]
+pub struct Open {
+    /// The first deposit, as in 100USDH.
+    pub amount: String,
+    /// The member.
+    #[arg(long)]
+    pub from: String,
+    /// The member's signature scheme. Default: Ed25519 where the ledger verifies it.
+    #[arg(long, value_enum)]
+    pub scheme: Option<SchemeArg>,
+    #[command(flatten)]
+    pub at: Where,
+}
+
+#[derive(Debug, Args)]
+pub struct Fund {
+    /// What to add, as in 100USDH.
+    pub amount: String,
+    /// The member.
+    #[arg(long)]
+    pub from: String,
+    #[command(flatten)]
+    pub at: Where,
+}
+
+#[derive(Debug, Args)]
+pub struct Withdraw {
+    /// What to take out, as in 10USDH.
+    pub amount: String,
+    /// The member.
+    #[arg(long)]
+    pub from: String,
+    #[command(flatten)]
+    pub at: Where,
+}
+
+#[derive(Debug, Args)]
+pub struct Pay {
+    /// Whom: a member's name or a channel id.
+    pub to: String,
+    /// How much each time, as in 0.0001USDH.
+    pub amount: String,
+    /// The payer.
+    #[arg(long)]
+    pub from: String,
+    /// How many payments of that amount.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub count: u64,
+    /// Payments to a signature: one frame carries up to this many.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    pub frame: u64,
+    /// Payments a second. Default: as fast as it goes.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub rate: Option<u64>,
+    /// A note for the payee.
+    #[arg(long, default_value = "")]
+    pub note: String,
+    #[command(flatten)]
+    pub at: Where,
+}
+
+#[derive(Debug, Args)]
+pub struct Of {
+    /// The member.
+    pub member: String,
+    #[command(flatten)]
+    pub at: Where,
+}
+
+#[derive(Debug, Args)]
+pub struct History {
+    /// The member.
+    pub member: String,
+    /// How many, the newest first.
+    #[arg(long, default_value_t = 20)]
+    pub limit: usize,
+    #[command(flatten)]
+    pub at: Where,
+}
+
+#[derive(Debug, Args)]
+pub struct Events {
+    /// The member.
+    pub member: String,
+    /// Goes on until Ctrl-C; with --json a line for each event.
+    #[arg(long)]
+    pub follow: bool,
+    #[command(flatten)]
+    pub at: Where,
+}
+
+#[derive(Debug, Args)]
+pub struct Settle {
+    /// The member.
+    pub member: String,
+    /// The asset's symbol; all of the member's assets unless given.
+    #[arg(long)]
+    pub asset: Option<String>,
+    #[command(flatten)]
+    pub at: Where,
+}
+
+#[derive(Debug, Args)]
+pub struct Close {
+    /// The member.
+    pub member: String,
+    /// The asset's symbol; all of the member's assets unless given.
+    #[arg(long)]
+    pub asset: Option<String>,
+    /// Without the hub: starts the challenge period on the ledger, posts everything held, and pays out after it.
+    #[arg(long)]
+    pub unilateral: bool,
+    #[command(flatten)]
+    pub at: Where,
+}
+
+#[derive(Debug, Args)]
+pub struct Watch {
+    /// The member.
+    pub member: String,
+    #[command(flatten)]
+    pub at: Where,
+}

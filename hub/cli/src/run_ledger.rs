@@ -1,0 +1,59 @@
+//! `payhub ledger run`: the embedded ledger as a process of its own.
+
+use std::time::Duration;
+
+use ledger::{BlockTime, Config, Genesis, Ledger, RpcServer};
+use serde_json::json;
+
+use crate::args::LedgerRun;
+use crate::failure::{Code, Failure};
+use crate::output::Output;
+
+/// Runs until the process is asked to stop.
+pub async fn run(args: LedgerRun, out: Output) -> Result<(), Failure> {
+    let config = config(&args)?;
+    let ledger = Ledger::start(config).await.map_err(|e| ledger_failure(&e))?;
+    let server = ledger.serve(args.listen).await.map_err(|e| ledger_failure(&e))?;
+    announce(&ledger, &server, out);
+    crate::until_stopped().await;
+    server.stop().await;
+    ledger.shutdown().await.map_err(|e| ledger_failure(&e))
+}
+
+fn config(args: &LedgerRun) -> Result<Config, Failure> {
+    let mut config = if args.dev { Config::dev() } else { Config::durable(&args.data_dir) };
+    config.data_dir = (!args.in_memory).then(|| args.data_dir.clone());
+    if let Some(ms) = args.block_time {
+        if ms == 0 {
+            return Err(Failure::usage("a block time of 0 ms is none", "leave --block-time out for blocks on demand"));
+        }
+        config.block_time = BlockTime::Interval(Duration::from_millis(ms));
+    }
+    if let Some(path) = &args.genesis {
+        let text = std::fs::read_to_string(path).map_err(|e| {
+            Failure::usage(format!("the genesis file {} cannot be read: {e}", path.display()), "correct --genesis")
+        })?;
+        config.genesis = Some(Genesis::from_json(&text).map_err(|e| ledger_failure(&e))?);
+    }
+    Ok(config)
+}
+
+fn announce(ledger: &Ledger, server: &RpcServer, out: Output) {
+    let d = ledger.deployment();
+    out.say(format!(
+        "ledger of chain {} at {}\n  adjudicator {}\n  test dollar {}",
+        d.chain_id,
+        server.url(),
+        d.adjudicator,
+        d.usdh
+    ));
+    out.object(&json!({
+        "ready": true, "rpc": server.url(), "chain_id": d.chain_id, "genesis": d.genesis_hash,
+        "adjudicator": d.adjudicator, "test_dollar": d.usdh, "multicall3": d.multicall3,
+    }));
+}
+
+/// A ledger's failure with its exit code; its texts say what to do.
+pub fn ledger_failure(error: &ledger::Error) -> Failure {
+    Failure::new(Code::Other, "LEDGER", error, "")
+}

@@ -1,0 +1,61 @@
+//! Every bound of the hub by name, with what happens when it is reached.
+
+use std::time::Duration;
+
+/// Commands that wait for the sequencer. Full: sessions wait, and with them their members' connections.
+pub(crate) const QUEUE_MAX: usize = 16 * 1024;
+/// Commands taken from the queue at once.
+pub(crate) const QUEUE_BATCH: usize = 1024;
+/// Frames of one session that are not answered yet. Full: the hub stops reading that connection.
+pub(crate) const IN_FLIGHT_MAX: usize = 1024;
+/// Answers and news that wait for one session. Nearly full: news is dropped and read from the store later.
+pub(crate) const EVENTS_MAX: usize = IN_FLIGHT_MAX + 1024;
+/// Messages of one session that wait for its connection. Full: the session's writer waits.
+pub(crate) const OUTBOX_MAX: usize = 64;
+/// Estimated bytes of one flush: small enough that one credit, which may be all of it, fits one message of a member,
+/// and a record fits the journal. Full: the sequencer waits for the write under way.
+pub(crate) const FLUSH_BYTES_MAX: usize = 2 << 20;
+/// Frames of one flush, so that the cost of signing it is bounded.
+pub(crate) const FLUSH_FRAMES_MAX: usize = 8192;
+/// Answers of one flush, refusals included. Full: as above.
+pub(crate) const FLUSH_ANSWERS_MAX: usize = 32 * 1024;
+/// Receipts of one answer, about 700 bytes each, so that it fits one message of a member. Full: the flush ends.
+pub(crate) const ANSWER_RECEIPTS_MAX: usize = 2048;
+/// Flushes read for one page of credits.
+pub(crate) const PAGE_FLUSHES_MAX: usize = 512;
+/// Most bytes of a message from a member: a frame of 64 KiB and its wrapping.
+pub(crate) const INBOUND_BYTES_MAX: usize = proto::frame::BYTES_MAX + 1024;
+/// Bytes of credits in one message; one credit alone may be larger.
+pub(crate) const PAGE_BYTES_MAX: usize = 512 << 10;
+/// Credited messages that a session may be sent before its member opens a window.
+pub(crate) const WINDOW_START: u32 = 16;
+/// The widest window that a member can open: what he may have to buffer.
+pub(crate) const WINDOW_MAX: u32 = 1 << 16;
+/// Accounts that a hello may name.
+pub(crate) const HELLO_ACCOUNTS_MAX: usize = 64;
+/// How long a connection may take to send its first byte, and a session to say a valid hello.
+pub(crate) const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a connection may be silent before it is asked for a sign of life, and how long that may take.
+pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// See [`KEEPALIVE_INTERVAL`].
+pub(crate) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Calls under way on one connection.
+pub(crate) const STREAMS_MAX: u32 = 256;
+/// Events streams and their buffers: pages that wait for one caller.
+pub(crate) const EVENTS_OUTBOX_MAX: usize = 64;
+/// A checkpoint begins at the latest after this many index entries (about 100 MB of memory)...
+pub(crate) const CHECKPOINT_ENTRIES: usize = 1 << 20;
+/// ...or this many bytes of journal (seconds of replay)...
+pub(crate) const CHECKPOINT_BYTES: usize = 64 << 20;
+/// ...or this many flushes...
+pub(crate) const CHECKPOINT_FLUSHES: u64 = 4096;
+/// ...or this long after the last one, if anything was written.
+pub(crate) const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(10);
+/// Index entries in memory at which the sequencer waits for the checkpoint under way.
+pub(crate) const LAG_MAX: usize = 8 << 20;
+/// Channels in one page of the operator's list.
+pub(crate) const LIST_MAX: usize = 1000;
+/// How long a shutdown waits for connections to end after everything was answered.
+pub(crate) const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+/// How long an offer in `GetInfo` is good, seconds.
+pub(crate) const OFFER_VALIDITY_S: u64 = 24 * 3600;

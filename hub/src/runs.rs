@@ -1,0 +1,462 @@
+//! Sorted runs: an index of small fixed entries that costs a thousandth of a row per entry.
+//!
+//! A row for each payment is more than any embedded engine keeps up with. An [`Entry`] is three numbers; the entries of
+//! a checkpoint are sorted and packed into rows of [`CHUNK`] entries each: a *run*. A run never changes; eight runs of a
+//! size are merged into one of the next size. In memory a run costs a filter of twelve bits an entry and the first entry
+//! of each chunk. What is not yet in a run stands in an ordered set in memory.
+//!
+//! The order of writing is what makes this safe: chunks first, then (with the checkpoint's mark) the manifest that names
+//! the runs, and chunks that no manifest names any more are deleted only with the next checkpoint.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use storage::{Batch, StoreView, Table};
+
+/// A key, a second key that orders the entries of one key, and a value.
+pub(crate) type Entry = [u64; 3];
+
+/// Entries in a chunk: the most that fit a row.
+const CHUNK: usize = storage::MAX_VALUE_BYTES / ENTRY_BYTES;
+const ENTRY_BYTES: usize = 24;
+/// Runs of one level that are merged into one of the next: look-ups ask few runs, and an entry is rewritten rarely.
+const FAN: usize = 8;
+/// Rows written at once while merging, so that memory stays small whatever the size of the runs.
+const ROWS_AT_ONCE: usize = 512;
+/// Filter bits an entry: one look-up in a hundred reads a chunk in vain.
+const FILTER_BITS: u64 = 12;
+const FILTER_BLOCK_BITS: u64 = 512;
+const FILTER_PROBES: u32 = 6;
+
+/// An index made of runs.
+#[derive(Debug)]
+pub(crate) struct Runs {
+    chunks: Table,
+    manifest: Table,
+    view: StoreView,
+    state: RwLock<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Not yet part of any checkpoint.
+    fresh: BTreeSet<Entry>,
+    /// Being written by the checkpoint under way.
+    writing: Arc<BTreeSet<Entry>>,
+    runs: Vec<Arc<Run>>,
+    next_run: u64,
+    /// Runs that the last manifest no longer names.
+    garbage: Vec<(u64, u32)>,
+}
+
+#[derive(Debug)]
+struct Run {
+    number: u64,
+    level: u32,
+    first: Vec<(u64, u64)>,
+    filter: Filter,
+}
+
+#[derive(Debug)]
+struct Filter {
+    words: Vec<u64>,
+}
+
+/// Runs that were written and wait for the mark.
+#[derive(Debug)]
+pub(crate) struct Written {
+    runs: Vec<Arc<Run>>,
+    next_run: u64,
+    garbage: Vec<(u64, u32)>,
+}
+
+impl Runs {
+    /// Reads the manifest and the chunks; chunks that the manifest does not name are left for the next checkpoint to
+    /// delete.
+    pub(crate) fn open(view: StoreView, chunks: Table, manifest: Table) -> storage::Result<Self> {
+        let mut state = State::default();
+        let mut live = BTreeMap::new();
+        for (key, value) in all_rows(&view, manifest)? {
+            let (Some(number), Some(level)) = (read_u64(&key, 0), read_u64(&value, 0)) else { continue };
+            live.insert(number, level as u32);
+        }
+        let mut parts: BTreeMap<u64, Vec<Vec<u8>>> = BTreeMap::new();
+        let mut stray: BTreeMap<u64, u32> = BTreeMap::new();
+        let mut from = Vec::new();
+        loop {
+            let rows = view.scan(chunks, &[], &from, ROWS_AT_ONCE)?;
+            let Some((last, _)) = rows.last() else { break };
+            from = [last.as_slice(), &[0]].concat();
+            for (key, value) in rows {
+                let Some(number) = read_u64(&key, 0) else { continue };
+                state.next_run = state.next_run.max(number + 1);
+                match live.contains_key(&number) {
+                    true => parts.entry(number).or_default().push(value),
+                    false => *stray.entry(number).or_default() += 1,
+                }
+            }
+        }
+        for (number, level) in live {
+            let values = parts.remove(&number).unwrap_or_default();
+            let mut run = Run::sized(number, level, values.len() * CHUNK);
+            values.iter().for_each(|value| run.note(&decode(value)));
+            state.runs.push(Arc::new(run));
+        }
+        state.garbage = stray.into_iter().collect();
+        Ok(Runs { chunks, manifest, view, state: RwLock::new(state) })
+    }
+
+    /// Adds entries that are to be found from now on.
+    pub(crate) fn add(&self, entries: impl IntoIterator<Item = Entry>) {
+        self.write().fresh.extend(entries);
+    }
+
+    /// How many entries wait for a checkpoint.
+    pub(crate) fn fresh(&self) -> usize {
+        self.read().fresh.len()
+    }
+
+    /// Makes what was added so far the matter of the checkpoint that begins.
+    pub(crate) fn begin_checkpoint(&self) {
+        let mut state = self.write();
+        assert!(state.writing.is_empty(), "one checkpoint is under way at a time");
+        state.writing = Arc::new(std::mem::take(&mut state.fresh));
+    }
+
+    /// All entries of a key, in order; an entry may be named twice.
+    pub(crate) fn all(&self, key: u64) -> storage::Result<Vec<(u64, u64)>> {
+        let (mut found, runs) = {
+            let state = self.read();
+            let range = [key, 0, 0]..=[key, u64::MAX, u64::MAX];
+            let memory = state.fresh.range(range.clone()).chain(state.writing.range(range));
+            let found: Vec<(u64, u64)> = memory.map(|e| (e[1], e[2])).collect();
+            (found, state.runs_with(key))
+        };
+        for run in runs {
+            let mut from = (key, 0);
+            while let Some(entry) = self.first_in(&run, from)? {
+                if entry[0] != key {
+                    break;
+                }
+                found.push((entry[1], entry[2]));
+                let Some(next) = entry[1].checked_add(1) else { break };
+                from = (key, next);
+            }
+        }
+        found.sort_unstable();
+        found.dedup();
+        Ok(found)
+    }
+
+    /// The first entry of a key whose second key is at least `least`.
+    pub(crate) fn next(&self, key: u64, least: u64) -> storage::Result<Option<(u64, u64)>> {
+        let (mut best, runs) = {
+            let state = self.read();
+            let range = [key, least, 0]..=[key, u64::MAX, u64::MAX];
+            let fresh = state.fresh.range(range.clone()).next().copied();
+            let writing = state.writing.range(range).next().copied();
+            ([fresh, writing].into_iter().flatten().min(), state.runs_with(key))
+        };
+        for run in runs {
+            if let Some(entry) = self.first_in(&run, (key, least))?.filter(|e| e[0] == key) {
+                best = Some(best.map_or(entry, |b| b.min(entry)));
+            }
+        }
+        Ok(best.map(|e| (e[1], e[2])))
+    }
+
+    /// Writes the checkpoint's entries and merges runs. Nothing refers to what is written yet.
+    pub(crate) fn write_chunks(&self) -> storage::Result<Written> {
+        let (entries, mut runs, mut next_run, garbage) = {
+            let state = self.read();
+            (state.writing.clone(), state.runs.clone(), state.next_run, state.garbage.clone())
+        };
+        let mut batch = Batch::new();
+        for (number, chunks) in garbage {
+            (0..chunks).for_each(|chunk| {
+                batch.delete(self.chunks, chunk_key(number, chunk));
+            });
+        }
+        self.view.checkpoint(batch, self.view.checkpointed())?;
+        if !entries.is_empty() {
+            runs.push(self.write_run(next_run, 0, entries.len(), entries.iter().map(|e| Ok(*e)))?);
+            next_run += 1;
+        }
+        let mut garbage = Vec::new();
+        while let Some(level) = full_level(&runs) {
+            let (merged, kept): (Vec<_>, Vec<_>) = runs.into_iter().partition(|run| run.level == level);
+            let size = merged.iter().map(|run| run.first.len() * CHUNK).sum();
+            let run = self.write_run(next_run, level + 1, size, Merge::new(self, &merged))?;
+            next_run += 1;
+            garbage.extend(merged.iter().map(|run| (run.number, run.first.len() as u32)));
+            runs = kept;
+            runs.push(run);
+        }
+        Ok(Written { runs, next_run, garbage })
+    }
+
+    /// Adds the rows that name the runs to the batch that moves the mark.
+    pub(crate) fn write_manifest(&self, written: &Written, batch: &mut Batch) {
+        for (number, _) in &written.garbage {
+            batch.delete(self.manifest, number.to_be_bytes());
+        }
+        for run in &written.runs {
+            batch.put(self.manifest, run.number.to_be_bytes(), u64::from(run.level).to_be_bytes());
+        }
+    }
+
+    /// The mark is durable: the runs replace what stood in memory.
+    pub(crate) fn end_checkpoint(&self, written: Written) {
+        let mut state = self.write();
+        state.writing = Arc::default();
+        let Written { runs, next_run, garbage } = written;
+        (state.runs, state.next_run, state.garbage) = (runs, next_run, garbage);
+    }
+
+    fn write_run(
+        &self,
+        number: u64,
+        level: u32,
+        size: usize,
+        mut entries: impl Iterator<Item = storage::Result<Entry>>,
+    ) -> storage::Result<Arc<Run>> {
+        let mut run = Run::sized(number, level, size);
+        let mut batch = Batch::new();
+        loop {
+            let chunk: Vec<Entry> = entries.by_ref().take(CHUNK).collect::<storage::Result<_>>()?;
+            if !chunk.is_empty() {
+                batch.put(self.chunks, chunk_key(number, run.first.len() as u32), encode(&chunk));
+                run.note(&chunk);
+            }
+            if batch.len() >= ROWS_AT_ONCE || chunk.is_empty() {
+                self.view.checkpoint(std::mem::take(&mut batch), self.view.checkpointed())?;
+            }
+            if chunk.is_empty() {
+                return Ok(Arc::new(run));
+            }
+        }
+    }
+
+    /// The first entry of a run that is at least `from`.
+    fn first_in(&self, run: &Run, from: (u64, u64)) -> storage::Result<Option<Entry>> {
+        let after = run.first.partition_point(|first| *first < from);
+        let start = after.saturating_sub(1);
+        for chunk in start..run.first.len().min(start + 2) {
+            let entries = self.chunk(run.number, chunk as u32)?;
+            let at = entries.partition_point(|e| (e[0], e[1]) < from);
+            if let Some(entry) = entries.get(at) {
+                return Ok(Some(*entry));
+            }
+        }
+        Ok(None)
+    }
+
+    fn chunk(&self, run: u64, chunk: u32) -> storage::Result<Vec<Entry>> {
+        let row = self.view.get(self.chunks, &chunk_key(run, chunk))?;
+        Ok(row.map(|value| decode(&value)).unwrap_or_default())
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn runs_with(&self, key: u64) -> Vec<Arc<Run>> {
+        self.runs.iter().filter(|run| run.filter.may_hold(key)).cloned().collect()
+    }
+}
+
+impl Run {
+    fn sized(number: u64, level: u32, entries: usize) -> Self {
+        Run { number, level, first: Vec::new(), filter: Filter::sized(entries) }
+    }
+
+    fn note(&mut self, chunk: &[Entry]) {
+        let Some(first) = chunk.first() else { return };
+        self.first.push((first[0], first[1]));
+        chunk.iter().for_each(|entry| self.filter.add(entry[0]));
+    }
+}
+
+impl Filter {
+    fn sized(entries: usize) -> Self {
+        let blocks = (entries as u64 * FILTER_BITS).div_ceil(FILTER_BLOCK_BITS).max(1);
+        Filter { words: vec![0; (blocks * FILTER_BLOCK_BITS / 64) as usize] }
+    }
+
+    fn add(&mut self, key: u64) {
+        for (word, bit) in self.places(key) {
+            self.words[word] |= 1 << bit;
+        }
+    }
+
+    fn may_hold(&self, key: u64) -> bool {
+        self.places(key).all(|(word, bit)| self.words[word] & (1 << bit) != 0)
+    }
+
+    /// All probes of a key fall into one block of 64 bytes, which is one cache line.
+    fn places(&self, key: u64) -> impl Iterator<Item = (usize, u32)> + use<> {
+        let words_per_block = FILTER_BLOCK_BITS / 64;
+        let blocks = self.words.len() as u64 / words_per_block;
+        let block = ((u128::from(key) * u128::from(blocks)) >> 64) as u64;
+        let mut bits = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (key >> 29);
+        (0..FILTER_PROBES).map(move |_| {
+            let bit = bits % FILTER_BLOCK_BITS;
+            bits = bits.rotate_right(9);
+            ((block * words_per_block + bit / 64) as usize, (bit % 64) as u32)
+        })
+    }
+}
+
+/// The entries of several runs in one order.
+struct Merge<'a> {
+    runs: &'a Runs,
+    cursors: Vec<(Arc<Run>, usize, std::vec::IntoIter<Entry>)>,
+    heads: BTreeSet<(Entry, usize)>,
+    failed: Option<storage::Error>,
+}
+
+impl<'a> Merge<'a> {
+    fn new(runs: &'a Runs, merged: &[Arc<Run>]) -> Self {
+        let cursors = merged.iter().map(|run| (run.clone(), 0, Vec::new().into_iter())).collect();
+        let mut merge = Merge { runs, cursors, heads: BTreeSet::new(), failed: None };
+        (0..merged.len()).for_each(|i| merge.advance(i));
+        merge
+    }
+
+    fn advance(&mut self, i: usize) {
+        let (run, chunk, entries) = &mut self.cursors[i];
+        if entries.len() == 0 && *chunk < run.first.len() {
+            match self.runs.chunk(run.number, *chunk as u32) {
+                Ok(next) => *entries = next.into_iter(),
+                Err(error) => self.failed = Some(error),
+            }
+            *chunk += 1;
+        }
+        if let Some(entry) = entries.next() {
+            self.heads.insert((entry, i));
+        }
+    }
+}
+
+impl Iterator for Merge<'_> {
+    type Item = storage::Result<Entry>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(error) = self.failed.take() {
+            return Some(Err(error));
+        }
+        let (entry, i) = self.heads.pop_first()?;
+        self.advance(i);
+        Some(Ok(entry))
+    }
+}
+
+fn full_level(runs: &[Arc<Run>]) -> Option<u32> {
+    let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
+    runs.iter().for_each(|run| *counts.entry(run.level).or_default() += 1);
+    counts.into_iter().find(|(_, count)| *count >= FAN).map(|(level, _)| level)
+}
+
+fn all_rows(view: &StoreView, table: Table) -> storage::Result<Vec<storage::Row>> {
+    let (mut all, mut from) = (Vec::new(), Vec::new());
+    loop {
+        let rows = view.scan(table, &[], &from, ROWS_AT_ONCE)?;
+        let Some((last, _)) = rows.last() else { return Ok(all) };
+        from = [last.as_slice(), &[0]].concat();
+        all.extend(rows);
+    }
+}
+
+fn chunk_key(run: u64, chunk: u32) -> Vec<u8> {
+    [run.to_be_bytes().as_slice(), &chunk.to_be_bytes()].concat()
+}
+
+fn encode(entries: &[Entry]) -> Vec<u8> {
+    entries.iter().flatten().flat_map(|word| word.to_be_bytes()).collect()
+}
+
+fn decode(bytes: &[u8]) -> Vec<Entry> {
+    let word = |bytes: &[u8], i| read_u64(bytes, i).expect("a chunk of 24 bytes holds three words");
+    bytes.chunks_exact(ENTRY_BYTES).map(|e| [word(e, 0), word(e, 8), word(e, 16)]).collect()
+}
+
+fn read_u64(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes.get(at..at + 8)?.try_into().ok().map(u64::from_be_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use storage::{MemoryBackend, MemoryIndex, Store, StoreConfig};
+
+    fn view() -> StoreView {
+        let backend = Arc::new(MemoryBackend::new());
+        Store::open_with(backend, Box::new(MemoryIndex::new()), &[1; 32], StoreConfig::default()).expect("opens").view()
+    }
+
+    fn checkpoint(runs: &Runs) {
+        runs.begin_checkpoint();
+        let written = runs.write_chunks().expect("writes");
+        let mut batch = Batch::new();
+        runs.write_manifest(&written, &mut batch);
+        runs.view.checkpoint(batch, 0).expect("marks");
+        runs.end_checkpoint(written);
+    }
+
+    /// Numbers that look random and are always the same.
+    fn key(i: u64) -> u64 {
+        (i / 3).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+
+    #[test]
+    fn every_entry_is_found_in_memory_in_runs_and_after_a_restart() {
+        let view = view();
+        let runs = Runs::open(view.clone(), "c", "m").expect("opens");
+        let count = 30_000u64;
+        for i in 0..count {
+            runs.add([[key(i), i, i + 7]]);
+            if i % 1_000 == 999 && i < count - 500 {
+                checkpoint(&runs);
+            }
+        }
+        let again = {
+            checkpoint(&runs);
+            Runs::open(view, "c", "m").expect("opens again")
+        };
+        for runs in [&runs, &again] {
+            assert!(runs.read().runs.len() < 2 * FAN, "runs are merged");
+            for i in 0..count {
+                let first = i / 3 * 3;
+                let all: Vec<_> = (first..first + 3).map(|j| (j, j + 7)).collect();
+                assert_eq!(runs.all(key(i)).expect("reads"), all);
+                assert_eq!(runs.next(key(i), i).expect("reads"), Some((i, i + 7)));
+            }
+            assert_eq!(runs.all(12345).expect("reads"), []);
+            assert_eq!(runs.next(key(5), 6).expect("reads"), None);
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_without_its_mark_changes_nothing() {
+        let view = view();
+        let runs = Runs::open(view.clone(), "c", "m").expect("opens");
+        runs.add([[1, 2, 3]]);
+        checkpoint(&runs);
+        runs.add([[4, 5, 6]]);
+        runs.begin_checkpoint();
+        runs.write_chunks().expect("writes");
+        let again = Runs::open(view.clone(), "c", "m").expect("opens");
+        assert_eq!(again.all(1).expect("reads"), [(2, 3)]);
+        assert_eq!(again.all(4).expect("reads"), []);
+        assert_eq!(again.read().garbage.len(), 1);
+        again.add([[4, 5, 6]]);
+        checkpoint(&again);
+        assert_eq!(Runs::open(view, "c", "m").expect("opens").all(4).expect("reads"), [(5, 6)]);
+    }
+}

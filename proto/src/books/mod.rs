@@ -1,0 +1,1125 @@
+//! The hub's books: a pure state machine behind one sequencer.
+//!
+//! Every operation decides on the state as it stands, durable or not, and either refuses without changing anything or
+//! changes the state and adds an [`Entry`] to the open flush. [`Books::seal`] ends the flush: it numbers the credits and
+//! gives the [`FlushRecord`] to be written. Only when that record is durable may anything that follows from it leave
+//! the hub ([`FlushRecord::outcome`]). A write that fails ends the process; nothing left before it.
+//!
+//! ```text
+//! pay, hello, propose, agree, ack, ledger ──► state + entry ──► seal ──► record ──► (write) ──► outcome ──► sign, send
+//! start: rows of a checkpoint ──► restore; records after it ──► replay
+//! ```
+//!
+//! What holds after every operation, for every account: both nets are at least zero with every settlement that may
+//! still be posted counted as posted; for every flush, what payers paid is what payees and the hub got (I4).
+
+mod record;
+mod refusal;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use alloy_primitives::{Address, B256, Bytes, U256};
+use serde::{Deserialize, Serialize};
+
+pub use record::{Credit, CreditBase, Entry, FlushRecord, Outcome, SignedOutcome};
+pub use refusal::Refusal;
+
+use crate::account::{Kept, SEQ_AHEAD_MAX, Status, Totals, clamp, covers};
+use crate::amount::{Amount, Net, net};
+use crate::evidence::Signed;
+use crate::frame::{Frame, LaneTip, Payment};
+use crate::ids::{AccountId, Asset, ChannelId, PaymentId};
+use crate::keys::{PublicKey, Scheme};
+use crate::typed::{Ack, ChannelTerms, Domain, Settlement, Voucher};
+
+/// Credits that the books keep for their payee's acknowledgement; older ones are acknowledged without telling the
+/// payers, who then ask for the payment. A payee acknowledges at least every 1,024 credits.
+pub const LINKS_MAX: usize = 4096;
+
+/// Settlements of one account that may be kept unposted at a time.
+pub const KEPT_MAX: usize = 4;
+
+/// Longest name.
+pub const NAME_MAX: usize = 32;
+
+/// What a hub is and offers: fixed while it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// The hub's payout account.
+    pub hub: Address,
+    /// The hub's voucher keys, one per scheme that it serves.
+    pub keys: Vec<PublicKey>,
+    /// The challenge period of the channels that it serves, seconds.
+    pub challenge_period_s: u32,
+    /// How long its settlement proposals stay valid, seconds.
+    pub settlement_validity_s: u64,
+    /// The assets that it serves.
+    pub assets: Vec<AssetPolicy>,
+}
+
+/// The hub's terms for one asset.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssetPolicy {
+    /// The asset.
+    pub asset: Asset,
+    /// Its symbol.
+    pub symbol: String,
+    /// Its decimal places.
+    pub decimals: u8,
+    /// The first deposit that makes a channel served.
+    pub deposit_min: Amount,
+    /// The collateral that the hub keeps ready for a served payee.
+    pub inbound_target: Amount,
+    /// The most collateral that it locks for one payee by itself.
+    pub inbound_max: Amount,
+    /// Fixed part of the fee of a payment.
+    pub fee_flat: Amount,
+    /// Proportional part of the fee, parts per million of the amount, rounded up.
+    pub fee_ppm: u32,
+}
+
+/// A live connection's number; unique while the process runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(pub u64);
+
+/// What an accepted call of [`Books::pay`] means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Paid {
+    /// The frame is in the open flush.
+    Accepted,
+    /// The very same payments were accepted before, in that flush: its answer is given again.
+    Again {
+        /// The flush.
+        flush: u64,
+    },
+}
+
+/// What is asked of a settlement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// Pay the member this much more.
+    Withdraw(Amount),
+    /// Pay the hub this much more: it takes idle collateral back.
+    Reclaim(Amount),
+    /// Pay both out and close.
+    Close,
+}
+
+/// A payment that was accepted before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownPayment {
+    /// Where.
+    pub flush: u64,
+    /// In which asset's account it was paid.
+    pub asset: Asset,
+    /// Index of its frame's entry in the record; two payments of one frame share it.
+    pub entry: u32,
+    /// The payment.
+    pub payment: Payment,
+}
+
+/// The memory of payments that left the books: every accepted payment whose flush was sealed.
+pub trait PaymentIndex {
+    /// Finds a payment of a payer's channel.
+    fn find(&self, payer: ChannelId, id: PaymentId) -> Option<KnownPayment>;
+}
+
+/// What the ledger's follower reports.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LedgerUpdate {
+    /// Number of the confirmed head.
+    pub confirmed: u64,
+    /// Its time, seconds.
+    pub confirmed_time: u64,
+    /// Channels whose `Opened` event is confirmed.
+    pub opened: Vec<ChannelTerms>,
+    /// Accounts whose totals changed, with absolute values.
+    pub totals: Vec<(AccountId, Totals)>,
+    /// The follower's position after this update.
+    pub cursor: Bytes,
+}
+
+/// One channel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Channel {
+    /// Its terms.
+    pub terms: ChannelTerms,
+    /// The name that leads to it.
+    pub name: Option<String>,
+    /// Whether a first deposit reached the minimum.
+    pub served: bool,
+    /// Its accounts.
+    pub accounts: BTreeMap<Asset, Account>,
+}
+
+/// One account as the hub counts it: everything accepted, durable or not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// What the ledger says.
+    pub ledger: Totals,
+    /// The member's lanes: the newest accepted voucher of each.
+    pub lanes: BTreeMap<u32, Signed<Voucher>>,
+    /// `PM`: the sum of the lanes.
+    pub member_paid: Amount,
+    /// `PH`, the open flush included.
+    pub hub_paid: Amount,
+    /// `PH` as of the last sealed flush.
+    pub credited: Amount,
+    /// Number of the newest credit.
+    pub credits: u64,
+    /// Head of the credit chain.
+    pub head: B256,
+    /// Newest credit that the payee acknowledged.
+    pub acked: u64,
+    /// Head of the credit chain before the oldest of `links`.
+    pub links_base: B256,
+    /// Credits that wait for their acknowledgement, oldest first; at most [`LINKS_MAX`].
+    pub links: VecDeque<Link>,
+    /// Settlements that may still be posted.
+    pub kept: Vec<Kept>,
+    /// Those of them that the member signed.
+    pub agreed: Vec<Signed<Settlement>>,
+    /// Number of the newest settlement ever proposed: a number is never proposed twice, because whoever signed the one
+    /// signs no other with its number, even when the first is over.
+    pub proposed: u64,
+}
+
+/// A credit that waits for its acknowledgement.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// Its number.
+    pub number: u64,
+    /// Who paid.
+    pub payer: ChannelId,
+    /// The receipt's digest.
+    pub digest: B256,
+    /// Head after it.
+    pub head: B256,
+}
+
+/// What a payer gets when a payee acknowledged: enough to see his own receipt in the chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// The payer.
+    pub payer: ChannelId,
+    /// The acknowledgement.
+    pub ack: Signed<Ack>,
+    /// The payer's first receipt that it covers.
+    pub credit: u64,
+    /// Head before that receipt.
+    pub head_before: B256,
+    /// Digests of the receipts after it, up to the acknowledged one.
+    pub digests: Vec<B256>,
+}
+
+/// Collateral that the hub should deposit for a payee.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Want {
+    /// The payee's account.
+    pub account: AccountId,
+    /// How much.
+    pub amount: Amount,
+}
+
+/// Sums over all accounts of one asset.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AssetSums {
+    /// What the contract holds, by the ledger's totals.
+    pub custody: Net,
+    /// What is the members'.
+    pub member_nets: Net,
+    /// What is the hub's.
+    pub hub_nets: Net,
+    /// Everything that members ever paid, fees included.
+    pub paid: U256,
+    /// Everything that the hub ever credited.
+    pub credited: U256,
+    /// Fees and payments to the hub.
+    pub income: Amount,
+    /// What final accounts paid the hub beyond (or below) its books.
+    pub windfall: Net,
+}
+
+/// The books. See the module's documentation.
+#[derive(Debug)]
+pub struct Books {
+    domain: Domain,
+    policy: Policy,
+    channels: BTreeMap<ChannelId, Channel>,
+    sessions: BTreeMap<ChannelId, SessionId>,
+    names: BTreeMap<String, ChannelId>,
+    income: BTreeMap<Asset, Amount>,
+    confirmed: u64,
+    confirmed_time: u64,
+    cursor: Bytes,
+    frozen: Option<u64>,
+    draining: bool,
+    sealed: u64,
+    open: OpenFlush,
+    /// Accounts that may lack collateral, with the net that the hub needs in them beyond its target.
+    wants: BTreeMap<AccountId, Amount>,
+    /// Accounts with settlements that may still be posted, so that a new head looks at those only.
+    keeping: BTreeSet<AccountId>,
+    touched: BTreeSet<ChannelId>,
+}
+
+#[derive(Debug, Default)]
+struct OpenFlush {
+    entries: Vec<Entry>,
+    credited: Vec<AccountId>,
+    seen: BTreeSet<AccountId>,
+    ids: BTreeMap<(ChannelId, PaymentId), (Asset, u32, Payment)>,
+    debits: BTreeMap<Asset, U256>,
+    income: BTreeMap<Asset, Amount>,
+}
+
+/// The part of the books that is not a channel: one row of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ground {
+    income: BTreeMap<Asset, Amount>,
+    confirmed: u64,
+    confirmed_time: u64,
+    cursor: Bytes,
+    frozen: Option<u64>,
+    sealed: u64,
+}
+
+// ---- life ----------------------------------------------------------------------------------------------------------
+
+impl Books {
+    /// Empty books.
+    pub fn new(domain: Domain, policy: Policy) -> Self {
+        Books {
+            domain,
+            policy,
+            channels: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            names: BTreeMap::new(),
+            income: BTreeMap::new(),
+            confirmed: 0,
+            confirmed_time: 0,
+            cursor: Bytes::new(),
+            frozen: None,
+            draining: false,
+            sealed: 0,
+            open: OpenFlush::default(),
+            wants: BTreeMap::new(),
+            keeping: BTreeSet::new(),
+            touched: BTreeSet::new(),
+        }
+    }
+
+    /// Books from the rows of a checkpoint. Rows may be ahead of it: [`Books::replay`] is idempotent.
+    pub fn restore(
+        domain: Domain,
+        policy: Policy,
+        ground: Ground,
+        channels: impl IntoIterator<Item = (ChannelId, Channel)>,
+    ) -> Self {
+        let mut books = Books::new(domain, policy);
+        books.channels = channels.into_iter().collect();
+        books.names =
+            books.channels.iter().filter_map(|(id, channel)| channel.name.clone().map(|name| (name, *id))).collect();
+        books.keeping = books
+            .channels
+            .iter()
+            .flat_map(|(id, c)| c.accounts.iter().map(|(asset, a)| (AccountId { channel: *id, asset: *asset }, a)))
+            .filter(|(_, account)| !account.kept.is_empty())
+            .map(|(id, _)| id)
+            .collect();
+        let Ground { income, confirmed, confirmed_time, cursor, frozen, sealed } = ground;
+        Books { income, confirmed, confirmed_time, cursor, frozen, sealed, ..books }
+    }
+
+    /// Applies a record that was written before. Everything in it is absolute, so that twice is once.
+    pub fn replay(&mut self, record: &FlushRecord) {
+        for entry in &record.entries {
+            self.replay_entry(entry);
+        }
+        self.note_credits(&record.outcome(&self.domain));
+        for (asset, total) in &record.income {
+            let income = self.income.entry(*asset).or_default();
+            *income = (*income).max(*total);
+        }
+        self.sealed = self.sealed.max(record.number);
+    }
+
+    /// Ends the open flush: `None` if it holds nothing that must be written.
+    ///
+    /// # Panics
+    /// If the flush does not conserve money (I4): then nothing of it may be written.
+    pub fn seal(&mut self) -> Option<FlushRecord> {
+        self.seal_with_outcome().map(|(record, _)| record)
+    }
+
+    /// As [`Books::seal`], with the record's outcome, which sealing needs anyway.
+    ///
+    /// # Panics
+    /// As [`Books::seal`].
+    pub fn seal_with_outcome(&mut self) -> Option<(FlushRecord, Outcome)> {
+        if self.open.entries.is_empty() {
+            return None;
+        }
+        let open = std::mem::take(&mut self.open);
+        let credited: Vec<CreditBase> = open.credited.iter().map(|account| self.credit_base(*account)).collect();
+        let income: Vec<(Asset, Amount)> =
+            open.income.keys().map(|asset| (*asset, self.income.get(asset).copied().unwrap_or_default())).collect();
+        let number = self.sealed.checked_add(1).expect("flush numbers do not run out in 2^64");
+        let record = FlushRecord { number, entries: open.entries, credited, income };
+        self.sealed = number;
+        let outcome = record.outcome(&self.domain);
+        let credited = self.note_credits(&outcome);
+        for (asset, debits) in &open.debits {
+            let income = U256::from(open.income.get(asset).copied().unwrap_or_default().get());
+            let credits = credited.get(asset).copied().unwrap_or_default();
+            assert_eq!(*debits, credits.saturating_add(income), "I4: debits equal credits and income of asset {asset}");
+        }
+        Some((record, outcome))
+    }
+
+    /// The checkpoint row that is not a channel.
+    pub fn ground(&self) -> Ground {
+        Ground {
+            income: self.income.clone(),
+            confirmed: self.confirmed,
+            confirmed_time: self.confirmed_time,
+            cursor: self.cursor.clone(),
+            frozen: self.frozen,
+            sealed: self.sealed,
+        }
+    }
+
+    /// The channels that changed since the last call: the rows that the next checkpoint writes.
+    pub fn take_touched(&mut self) -> BTreeSet<ChannelId> {
+        std::mem::take(&mut self.touched)
+    }
+}
+
+// ---- what is asked of the books ------------------------------------------------------------------------------------
+
+impl Books {
+    /// The domain.
+    pub fn domain(&self) -> &Domain {
+        &self.domain
+    }
+
+    /// The policy.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Number of the last sealed flush.
+    pub fn sealed(&self) -> u64 {
+        self.sealed
+    }
+
+    /// The confirmed head: number and time.
+    pub fn confirmed(&self) -> (u64, u64) {
+        (self.confirmed, self.confirmed_time)
+    }
+
+    /// The ledger follower's stored position.
+    pub fn cursor(&self) -> &Bytes {
+        &self.cursor
+    }
+
+    /// The flush that a member holds and this store lacks, if the hub froze over it.
+    pub fn frozen(&self) -> Option<u64> {
+        self.frozen
+    }
+
+    /// All channels in the order of their ids.
+    pub fn channels(&self) -> &BTreeMap<ChannelId, Channel> {
+        &self.channels
+    }
+
+    /// One channel.
+    pub fn channel(&self, id: ChannelId) -> Option<&Channel> {
+        self.channels.get(&id)
+    }
+
+    /// One account.
+    pub fn account(&self, id: AccountId) -> Option<&Account> {
+        self.channels.get(&id.channel)?.accounts.get(&id.asset)
+    }
+
+    /// The channel behind a name.
+    pub fn named(&self, name: &str) -> Option<ChannelId> {
+        self.names.get(name).copied()
+    }
+
+    /// The live session of a channel.
+    pub fn session(&self, channel: ChannelId) -> Option<SessionId> {
+        self.sessions.get(&channel).copied()
+    }
+
+    /// The hub's signature scheme in a channel's terms.
+    pub fn scheme_of(&self, channel: ChannelId) -> Option<Scheme> {
+        Scheme::from_number(self.channels.get(&channel)?.terms.hubScheme).ok()
+    }
+
+    /// The sums per asset, for an audit.
+    pub fn sums(&self) -> BTreeMap<Asset, AssetSums> {
+        let mut all: BTreeMap<Asset, AssetSums> = BTreeMap::new();
+        for (asset, account) in self.channels.values().flat_map(|channel| &channel.accounts) {
+            let sums = all.entry(*asset).or_default();
+            sums.custody = sums.custody.saturating_add(account.ledger.custody());
+            sums.paid = sums.paid.saturating_add(account.member_paid.into());
+            sums.credited = sums.credited.saturating_add(account.hub_paid.into());
+            if account.ledger.status == Status::Final {
+                sums.windfall = sums.windfall.saturating_add(account.windfall());
+            } else {
+                let (member, hub) = account.ledger_nets();
+                sums.member_nets = sums.member_nets.saturating_add(member);
+                sums.hub_nets = sums.hub_nets.saturating_add(hub);
+            }
+        }
+        for (asset, income) in &self.income {
+            all.entry(*asset).or_default().income = *income;
+        }
+        all
+    }
+
+    /// Collateral that payees lack, as of now; each account is named once until it is asked for again.
+    ///
+    /// A payee is kept at the target; for a frame that needs more at once it is as much as that, up to the maximum.
+    pub fn take_wants(&mut self) -> Vec<Want> {
+        let accounts = std::mem::take(&mut self.wants);
+        accounts
+            .into_iter()
+            .filter_map(|(id, needed)| {
+                let policy = self.policy.asset(id.asset)?;
+                let account = self.account(id)?;
+                let have = clamp(account.hub_net());
+                let amount = policy.inbound_target.max(needed.min(policy.inbound_max)).saturating_sub(have);
+                (!account.is_blocking() && !amount.is_zero()).then_some(Want { account: id, amount })
+            })
+            .collect()
+    }
+
+    /// Looks at an account's collateral again, for a net of `needed`.
+    fn want(&mut self, id: AccountId, needed: Amount) {
+        let known = self.wants.entry(id).or_default();
+        *known = (*known).max(needed);
+    }
+}
+
+// ---- sessions ------------------------------------------------------------------------------------------------------
+
+impl Books {
+    /// A member proved who he is: from now on his older sessions are refused. Answer him when everything accepted
+    /// before is durable.
+    ///
+    /// `newest_batch` is the newest flush whose batch signature (verified) the member showed.
+    pub fn hello(&mut self, id: ChannelId, session: SessionId, newest_batch: Option<u64>) -> Result<(), Refusal> {
+        let channel = self.channels.get(&id).filter(|c| c.served).ok_or(Refusal::UnknownChannel { channel: id })?;
+        let assets: Vec<Asset> = channel.accounts.keys().copied().collect();
+        self.sessions.insert(id, session);
+        if let Some(flush) = newest_batch.filter(|flush| *flush > self.sealed) {
+            self.freeze(flush);
+        }
+        assets.into_iter().for_each(|asset| self.want(AccountId { channel: id, asset }, Amount::ZERO));
+        Ok(())
+    }
+
+    /// Somebody showed that the hub once signed something else as that flush, or a flush that is not here: this store is
+    /// older than what it signed. From now on nothing is accepted.
+    pub fn freeze(&mut self, flush: u64) {
+        if self.frozen.is_none() {
+            self.record(Entry::Frozen { flush });
+        }
+    }
+
+    /// A connection ended.
+    pub fn goodbye(&mut self, id: ChannelId, session: SessionId) {
+        if self.sessions.get(&id) == Some(&session) {
+            self.sessions.remove(&id);
+        }
+    }
+
+    /// Gives a channel a name; first come, first served. The same name again is fine.
+    pub fn name(&mut self, id: ChannelId, name: &str) -> Result<(), Refusal> {
+        let refused = || Refusal::Name { name: name.to_owned() };
+        let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.');
+        if name.is_empty() || name.len() > NAME_MAX || !name.bytes().all(good) {
+            return Err(refused());
+        }
+        match self.names.get(name) {
+            Some(owner) if *owner == id => return Ok(()),
+            Some(_) => return Err(refused()),
+            None => {}
+        }
+        self.record(Entry::Named(id, name.to_owned()));
+        Ok(())
+    }
+
+    /// From now on nothing new is accepted.
+    pub fn drain(&mut self) {
+        self.draining = true;
+    }
+}
+
+// ---- paying --------------------------------------------------------------------------------------------------------
+
+impl Books {
+    /// Decides a frame whose form and signature were checked: see [`Refusal`] for the order of the checks.
+    pub fn pay(&mut self, session: SessionId, frame: Frame, index: &impl PaymentIndex) -> Result<Paid, Refusal> {
+        let from = frame.account();
+        if let Some(flush) = self.known(&frame, index)? {
+            return Ok(Paid::Again { flush });
+        }
+        self.check_running()?;
+        let channel = self.channels.get(&from.channel).ok_or(Refusal::UnknownChannel { channel: from.channel })?;
+        if self.sessions.get(&from.channel) != Some(&session) {
+            return Err(Refusal::OldSession);
+        }
+        let policy = self.policy.asset(from.asset).ok_or(Refusal::UnknownAsset { asset: from.asset })?;
+        let none = Account::default();
+        let payer = channel.accounts.get(&from.asset).unwrap_or(&none);
+        payer.check_open()?;
+        payer.check_continues(&frame)?;
+        policy.check_fees(&frame.payments)?;
+        self.check_payees(from, &frame.payments)?;
+        let cost = frame.cost().ok_or(Refusal::Overflow { account: from })?;
+        let available = payer.member_net();
+        if !covers(available, cost) {
+            return Err(Refusal::InsufficientFunds { cost, available: clamp(available) });
+        }
+        let member_paid = payer.member_paid.checked_add(cost).ok_or(Refusal::Overflow { account: from })?;
+        let credits = self.check_backing(from, &frame.payments)?;
+        self.take(from, frame, member_paid, credits);
+        Ok(Paid::Accepted)
+    }
+
+    /// The flush that has the very same payments, if it is known; an error where only some are, or others.
+    fn known(&self, frame: &Frame, index: &impl PaymentIndex) -> Result<Option<u64>, Refusal> {
+        let from = frame.account();
+        let next = self.sealed.saturating_add(1);
+        let find = |payment: &Payment| match self.open.ids.get(&(from.channel, payment.id)) {
+            Some((asset, entry, known)) => {
+                Some(KnownPayment { flush: next, asset: *asset, entry: *entry, payment: known.clone() })
+            }
+            None => index.find(from.channel, payment.id),
+        };
+        let mut place = None;
+        for (i, payment) in frame.payments.iter().enumerate() {
+            let used = Refusal::IdUsed { id: payment.id };
+            match find(payment) {
+                None if place.is_some() => return Err(used),
+                None => {}
+                Some(_) if i > 0 && place.is_none() => return Err(used),
+                Some(known) => {
+                    let same = known.asset == from.asset && known.payment.same_content(payment);
+                    let here = (known.flush, known.entry);
+                    if !same || place.is_some_and(|p| p != here) {
+                        return Err(used);
+                    }
+                    place = Some(here);
+                }
+            }
+        }
+        Ok(place.map(|(flush, _)| flush))
+    }
+
+    fn check_running(&self) -> Result<(), Refusal> {
+        if self.frozen.is_some() {
+            return Err(Refusal::HubFrozen);
+        }
+        if self.draining { Err(Refusal::Draining) } else { Ok(()) }
+    }
+
+    fn check_payees(&self, from: AccountId, payments: &[Payment]) -> Result<(), Refusal> {
+        for payment in payments.iter().filter(|p| p.payee != ChannelId::HUB) {
+            let payee = payment.payee;
+            if payee == from.channel {
+                return Err(Refusal::PayeeIsPayer);
+            }
+            let channel = self.channels.get(&payee).filter(|c| c.served).ok_or(Refusal::UnknownPayee { payee })?;
+            if channel.accounts.get(&from.asset).is_some_and(Account::is_blocking) {
+                return Err(Refusal::PayeeClosing { payee });
+            }
+        }
+        Ok(())
+    }
+
+    /// What each payee's account gets, if the hub's collateral in each covers it.
+    fn check_backing(&mut self, from: AccountId, payments: &[Payment]) -> Result<BTreeMap<AccountId, Amount>, Refusal> {
+        let mut credits: BTreeMap<AccountId, Amount> = BTreeMap::new();
+        for payment in payments.iter().filter(|p| p.payee != ChannelId::HUB) {
+            let account = AccountId { channel: payment.payee, asset: from.asset };
+            let credit = credits.entry(account).or_default();
+            *credit = credit.checked_add(payment.amount).ok_or(Refusal::Overflow { account })?;
+        }
+        let mut short = None;
+        for (account, credit) in &credits {
+            let held = self.account(*account);
+            let backing = held.map(Account::hub_net).unwrap_or_default();
+            if held.map_or(Some(*credit), |a| a.hub_paid.checked_add(*credit)).is_none() {
+                return Err(Refusal::Overflow { account: *account });
+            }
+            if !covers(backing, *credit) && short.is_none() {
+                short = Some((*account, credit.saturating_sub(clamp(backing))));
+            }
+        }
+        match short {
+            None => Ok(credits),
+            Some((account, missing)) => {
+                credits.iter().for_each(|(account, credit)| self.want(*account, *credit));
+                Err(Refusal::PayeeUnbacked { payee: account.channel, missing })
+            }
+        }
+    }
+
+    /// The one place where an accepted frame changes the books.
+    fn take(&mut self, from: AccountId, frame: Frame, member_paid: Amount, credits: BTreeMap<AccountId, Amount>) {
+        let debit = member_paid.saturating_sub(self.entry(from).member_paid);
+        let payer = self.entry(from);
+        payer.member_paid = member_paid;
+        payer.lanes.insert(frame.lane(), frame.voucher.clone());
+        let credited = Amount::checked_sum(credits.values().copied()).expect("parts of a sum that fits");
+        for (account, credit) in credits {
+            let payee = self.entry(account);
+            payee.hub_paid = payee.hub_paid.checked_add(credit).expect("checked before the frame was taken");
+        }
+        let income = debit.saturating_sub(credited);
+        let total = self.income.entry(from.asset).or_default();
+        *total = total.saturating_add(income);
+        let of_flush = self.open.income.entry(from.asset).or_default();
+        *of_flush = of_flush.saturating_add(income);
+        let debits = self.open.debits.entry(from.asset).or_default();
+        *debits = debits.saturating_add(debit.into());
+        let entry = u32::try_from(self.open.entries.len()).expect("a flush holds fewer than 2^32 entries");
+        for payment in &frame.payments {
+            self.open.ids.insert((from.channel, payment.id), (from.asset, entry, payment.clone()));
+            let account = AccountId { channel: payment.payee, asset: from.asset };
+            if payment.payee != ChannelId::HUB && self.open.seen.insert(account) {
+                self.open.credited.push(account);
+                self.note_low_backing(account);
+            }
+        }
+        self.open.entries.push(Entry::Frame(frame));
+    }
+
+    /// Asks for collateral before it runs out: at half of the target.
+    fn note_low_backing(&mut self, id: AccountId) {
+        let target = self.policy.asset(id.asset).map(|p| p.inbound_target).unwrap_or_default();
+        let low = self.account(id).is_some_and(|a| !covers(a.hub_net(), Amount::new(target.get() / 2)));
+        if low {
+            self.want(id, Amount::ZERO);
+        }
+    }
+}
+
+// ---- acknowledgements ----------------------------------------------------------------------------------------------
+
+impl Books {
+    /// Takes a payee's acknowledgement, verified against its key; gives what each payer is to be told.
+    pub fn ack(&mut self, ack: Signed<Ack>) -> Result<Vec<Delivery>, Refusal> {
+        let id = ack.body().account();
+        let account = self.account(id).ok_or(Refusal::UnknownChannel { channel: id.channel })?;
+        let bad = || Refusal::BadAck { credits: ack.body().credits, acked: account.acked, newest: account.credits };
+        if ack.body().credits <= account.acked || ack.body().credits > account.credits {
+            return Err(bad());
+        }
+        let deliveries = match account.links.front() {
+            Some(first) if first.number <= ack.body().credits => account.deliveries(&ack).ok_or_else(bad)?,
+            _ => Vec::new(),
+        };
+        self.record(Entry::Acked(ack));
+        Ok(deliveries)
+    }
+}
+
+// ---- settling ------------------------------------------------------------------------------------------------------
+
+impl Books {
+    /// Proposes a settlement. From here on its totals count as withdrawn until it is over; a close freezes the account.
+    /// The proposal may leave when the flush is durable.
+    pub fn propose(&mut self, id: AccountId, ask: Ask) -> Result<Settlement, Refusal> {
+        if self.frozen.is_some() {
+            return Err(Refusal::HubFrozen);
+        }
+        let account = self.account(id).ok_or(Refusal::UnknownChannel { channel: id.channel })?;
+        account.check_open()?;
+        if let Some(first) = account.kept.first().filter(|_| account.kept.len() >= KEPT_MAX) {
+            return Err(Refusal::TooManyKept { kept: account.kept.len(), until: first.settlement.validUntil });
+        }
+        let (member_withdrawn, hub_withdrawn) = account.split(ask)?;
+        let seq = account.proposed.max(account.ledger.seq).saturating_add(1);
+        assert!(seq < account.ledger.seq.saturating_add(SEQ_AHEAD_MAX), "a few proposals cannot use up 2^32 numbers");
+        let settlement = Settlement {
+            channelId: id.channel.0,
+            asset: id.asset,
+            seq,
+            memberWithdrawn: member_withdrawn.get(),
+            hubWithdrawn: hub_withdrawn.get(),
+            validUntil: self.confirmed_time.saturating_add(self.policy.settlement_validity_s),
+            close: ask == Ask::Close,
+        };
+        self.record(Entry::Proposed(settlement.clone()));
+        Ok(settlement)
+    }
+
+    /// The proposal of an account that waits for the member's signature, to be sent again.
+    pub fn waiting(&self, id: AccountId) -> Vec<Settlement> {
+        self.account(id).map(|a| a.kept.iter().map(|k| k.settlement.clone()).collect()).unwrap_or_default()
+    }
+
+    /// Takes the member's signature under a proposal, verified against its key. The hub's own follows with the flush,
+    /// so a frozen hub does not take it.
+    pub fn agree(&mut self, signed: Signed<Settlement>) -> Result<(), Refusal> {
+        if self.frozen.is_some() {
+            return Err(Refusal::HubFrozen);
+        }
+        let (id, seq) = (signed.body().account(), signed.body().seq);
+        let missing = Refusal::NoSuchSettlement { seq };
+        let Some(account) = self.account(id) else { return Err(missing) };
+        if !account.kept.iter().any(|k| k.settlement == *signed.body()) {
+            return Err(missing);
+        }
+        if account.agreed.iter().any(|known| known.body() == signed.body()) {
+            return Ok(());
+        }
+        self.record(Entry::Agreed(signed));
+        Ok(())
+    }
+}
+
+// ---- the ledger ----------------------------------------------------------------------------------------------------
+
+impl Books {
+    /// Takes what the ledger's follower saw. Channels with other terms than the offered ones are not served; the
+    /// return value names them with the reason.
+    pub fn ledger(&mut self, update: LedgerUpdate) -> Vec<(ChannelId, &'static str)> {
+        let mut unserved = Vec::new();
+        for terms in update.opened {
+            let id = self.domain.channel_id(&terms);
+            match self.policy.check_terms(&terms) {
+                Ok(()) if self.channels.contains_key(&id) => {}
+                Ok(()) => self.record(Entry::Opened(terms)),
+                Err(why) => unserved.push((id, why)),
+            }
+        }
+        let totals: Vec<(AccountId, Totals)> =
+            update.totals.into_iter().filter(|(id, _)| self.channels.contains_key(&id.channel)).collect();
+        let expires = self.any_kept_is_over(update.confirmed_time);
+        let moved = update.cursor != self.cursor;
+        if totals.is_empty() && !expires && !moved {
+            self.confirmed = self.confirmed.max(update.confirmed);
+            self.confirmed_time = self.confirmed_time.max(update.confirmed_time);
+            return unserved;
+        }
+        self.record(Entry::Ledger {
+            confirmed: update.confirmed,
+            confirmed_time: update.confirmed_time,
+            totals,
+            cursor: update.cursor,
+        });
+        unserved
+    }
+
+    fn any_kept_is_over(&self, confirmed_time: u64) -> bool {
+        let is_over = |a: &Account| a.kept.iter().any(|k| k.is_over(a.ledger.seq_confirmed, confirmed_time));
+        self.keeping.iter().any(|id| self.account(*id).is_some_and(is_over))
+    }
+}
+
+// ---- applying ------------------------------------------------------------------------------------------------------
+
+impl Books {
+    /// Adds an entry to the open flush and applies it.
+    fn record(&mut self, entry: Entry) {
+        self.replay_entry(&entry);
+        self.open.entries.push(entry);
+    }
+
+    /// Applies an entry; absolute, so that it may be applied to a state that has it already.
+    fn replay_entry(&mut self, entry: &Entry) {
+        match entry {
+            Entry::Opened(terms) => {
+                let id = self.domain.channel_id(terms);
+                self.touched.insert(id);
+                self.channels.entry(id).or_insert_with(|| Channel {
+                    terms: terms.clone(),
+                    name: None,
+                    served: false,
+                    accounts: BTreeMap::new(),
+                });
+            }
+            Entry::Ledger { confirmed, confirmed_time, totals, cursor } => {
+                self.confirmed = self.confirmed.max(*confirmed);
+                self.confirmed_time = self.confirmed_time.max(*confirmed_time);
+                self.cursor = cursor.clone();
+                for (id, totals) in totals {
+                    self.apply_totals(*id, *totals);
+                }
+                self.drop_kept_that_are_over();
+            }
+            Entry::Named(id, name) => {
+                if let Some(channel) = self.channels.get_mut(id) {
+                    if let Some(old) = channel.name.replace(name.clone()) {
+                        self.names.remove(&old);
+                    }
+                    self.names.insert(name.clone(), *id);
+                    self.touched.insert(*id);
+                }
+            }
+            Entry::Frame(frame) => {
+                let account = self.entry(frame.account());
+                let before = account.tip(frame.lane()).cumulative;
+                let after = frame.tip().cumulative;
+                if after > before {
+                    account.member_paid = account.member_paid.saturating_add(after.saturating_sub(before));
+                    account.lanes.insert(frame.lane(), frame.voucher.clone());
+                }
+            }
+            Entry::Proposed(settlement) => {
+                let account = self.entry(settlement.account());
+                if account.proposed < settlement.seq {
+                    account.proposed = settlement.seq;
+                    account.kept.push(Kept { settlement: settlement.clone() });
+                    self.keeping.insert(settlement.account());
+                }
+            }
+            Entry::Agreed(signed) => {
+                let account = self.entry(signed.body().account());
+                let kept = account.kept.iter().any(|k| k.settlement == *signed.body());
+                if kept && !account.agreed.contains(signed) {
+                    account.agreed.push(signed.clone());
+                }
+            }
+            Entry::Acked(ack) => {
+                let account = self.entry(ack.body().account());
+                account.acked = account.acked.max(ack.body().credits);
+                while let Some(link) = account.links.pop_front_if(|link| link.number <= account.acked) {
+                    account.links_base = link.head;
+                }
+            }
+            Entry::Frozen { flush } => self.frozen = Some(*flush),
+        }
+    }
+
+    fn apply_totals(&mut self, id: AccountId, totals: Totals) {
+        let minimum = self.policy.asset(id.asset).map(|p| p.deposit_min);
+        let Some(channel) = self.channels.get_mut(&id.channel) else { return };
+        channel.served |= minimum.is_some_and(|m| totals.member_deposit >= m && !totals.member_deposit.is_zero());
+        channel.accounts.entry(id.asset).or_default().ledger = totals;
+        if channel.served {
+            self.wants.extend(channel.accounts.keys().map(|asset| AccountId { channel: id.channel, asset: *asset }));
+        }
+        self.touched.insert(id.channel);
+    }
+
+    fn drop_kept_that_are_over(&mut self) {
+        let time = self.confirmed_time;
+        for id in std::mem::take(&mut self.keeping) {
+            let account = self.entry(id);
+            let seq = account.ledger.seq_confirmed;
+            account.kept.retain(|k| !k.is_over(seq, time));
+            account.agreed.retain(|s| account.kept.iter().any(|k| k.settlement == *s.body()));
+            if !account.kept.is_empty() {
+                self.keeping.insert(id);
+            }
+        }
+    }
+
+    /// Applies the credits that a flush numbers; gives their sum per asset.
+    fn note_credits(&mut self, outcome: &Outcome) -> BTreeMap<Asset, U256> {
+        let mut sums: BTreeMap<Asset, U256> = BTreeMap::new();
+        let domain = self.domain;
+        for credit in outcome.credits.iter().filter(|c| !c.is_for_hub()) {
+            let id = credit.receipt.account();
+            let sum = sums.entry(id.asset).or_default();
+            *sum = sum.saturating_add(U256::from(credit.receipt.amount));
+            let account = self.entry(id);
+            if account.credits >= credit.receipt.credit {
+                continue;
+            }
+            let total = Amount::new(credit.receipt.total);
+            account.credits = credit.receipt.credit;
+            account.credited = total;
+            account.hub_paid = account.hub_paid.max(total);
+            account.head = credit.head;
+            let digest = domain.digest(&credit.receipt);
+            account.links.push_back(Link { number: account.credits, payer: credit.payer, digest, head: credit.head });
+            if account.links.len() > LINKS_MAX
+                && let Some(oldest) = account.links.pop_front()
+            {
+                account.links_base = oldest.head;
+            }
+        }
+        sums
+    }
+
+    fn credit_base(&self, id: AccountId) -> CreditBase {
+        let account = self.account(id).expect("a credited account exists");
+        CreditBase { account: id, credits: account.credits, total: account.credited, head: account.head }
+    }
+
+    /// The account, made if it is new; marks its channel as touched.
+    fn entry(&mut self, id: AccountId) -> &mut Account {
+        self.touched.insert(id.channel);
+        let channel = self.channels.get_mut(&id.channel).expect("entries are recorded for known channels only");
+        channel.accounts.entry(id.asset).or_default()
+    }
+}
+
+// ---- one account ---------------------------------------------------------------------------------------------------
+
+impl Account {
+    /// Where a lane stands.
+    pub fn tip(&self, lane: u32) -> LaneTip {
+        self.lanes.get(&lane).map_or_else(LaneTip::default, |v| LaneTip {
+            cumulative: Amount::new(v.body().cumulative),
+            memo: v.body().memo,
+        })
+    }
+
+    /// What the member may still pay.
+    pub fn member_net(&self) -> Net {
+        self.ledger.member_net(&self.kept, self.member_paid, self.hub_paid)
+    }
+
+    /// What the hub may still credit.
+    pub fn hub_net(&self) -> Net {
+        self.ledger.hub_net(&self.kept, self.member_paid, self.hub_paid)
+    }
+
+    /// Both nets by what the ledger has posted only: their sum is the custody.
+    pub fn ledger_nets(&self) -> (Net, Net) {
+        let t = &self.ledger;
+        (t.member_net(&[], self.member_paid, self.hub_paid), t.hub_net(&[], self.member_paid, self.hub_paid))
+    }
+
+    /// For a final account: what the ledger paid the hub beyond its books.
+    pub fn windfall(&self) -> Net {
+        net([self.ledger.hub_withdrawn, self.hub_paid], [self.ledger.hub_deposit, self.member_paid])
+    }
+
+    /// Whether payments from and to the account are refused: closing, final, or a close may still be posted.
+    pub fn is_blocking(&self) -> bool {
+        self.check_open().is_err()
+    }
+
+    fn check_open(&self) -> Result<(), Refusal> {
+        if self.ledger.status != Status::Open {
+            return Err(Refusal::NotOpen { status: self.ledger.status });
+        }
+        match self.kept.iter().find(|k| k.closes()) {
+            Some(close) => Err(Refusal::Freezing { until: close.settlement.validUntil }),
+            None => Ok(()),
+        }
+    }
+
+    fn check_continues(&self, frame: &Frame) -> Result<(), Refusal> {
+        let tip = self.tip(frame.lane());
+        match tip.after(&frame.payments) {
+            Some(next) if next == frame.tip() => Ok(()),
+            Some(_) | None => Err(Refusal::LaneBroken { lane: frame.lane(), cumulative: tip.cumulative }),
+        }
+    }
+
+    /// The totals that a settlement would carry.
+    fn split(&self, ask: Ask) -> Result<(Amount, Amount), Refusal> {
+        let (member, hub) = self.ledger.withdrawn_with(&self.kept);
+        let more = |asked: Amount, available: Net, withdrawn: Amount| {
+            if asked.is_zero() {
+                return Err(Refusal::NothingToSettle);
+            }
+            let room = clamp(available).min(clamp(self.custody_with_kept(member, hub)));
+            match withdrawn.checked_add(asked).filter(|_| asked <= room) {
+                Some(total) => Ok(total),
+                None => Err(Refusal::PayoutTooLarge { asked, available: room }),
+            }
+        };
+        match ask {
+            Ask::Withdraw(asked) => Ok((more(asked, self.member_net(), member)?, hub)),
+            Ask::Reclaim(asked) => Ok((member, more(asked, self.hub_net(), hub)?)),
+            Ask::Close => self.close_split(member, hub),
+        }
+    }
+
+    /// Both nets in full, if each total is at least what may already be withdrawn.
+    fn close_split(&self, member: Amount, hub: Amount) -> Result<(Amount, Amount), Refusal> {
+        let zero = Amount::ZERO;
+        let member_total = net([self.ledger.member_deposit, self.hub_paid], [self.member_paid, zero]);
+        let hub_total = net([self.ledger.hub_deposit, self.member_paid], [self.hub_paid, zero]);
+        if covers(member_total, member) && covers(hub_total, hub) {
+            Ok((clamp(member_total), clamp(hub_total)))
+        } else {
+            Err(Refusal::CannotClose)
+        }
+    }
+
+    fn custody_with_kept(&self, member: Amount, hub: Amount) -> Net {
+        net([self.ledger.member_deposit, self.ledger.hub_deposit], [member, hub])
+    }
+
+    /// What each payer is told of an acknowledgement, or `None` if its head is not that of its credit.
+    fn deliveries(&self, ack: &Signed<Ack>) -> Option<Vec<Delivery>> {
+        let covered: Vec<&Link> = self.links.iter().take_while(|link| link.number <= ack.body().credits).collect();
+        let last = covered.last()?;
+        if last.number != ack.body().credits || last.head != ack.body().head {
+            return None;
+        }
+        let mut told = BTreeSet::new();
+        let mut deliveries = Vec::new();
+        for (i, link) in covered.iter().enumerate() {
+            if !told.insert(link.payer) {
+                continue;
+            }
+            let head_before = i.checked_sub(1).map_or(self.links_base, |previous| covered[previous].head);
+            deliveries.push(Delivery {
+                payer: link.payer,
+                ack: ack.clone(),
+                credit: link.number,
+                head_before,
+                digests: covered[i.saturating_add(1)..].iter().map(|l| l.digest).collect(),
+            });
+        }
+        Some(deliveries)
+    }
+}
+
+impl Policy {
+    /// The terms of an asset.
+    pub fn asset(&self, asset: Asset) -> Option<&AssetPolicy> {
+        self.assets.iter().find(|a| a.asset == asset)
+    }
+
+    /// Whether terms equal what the hub offers, with a member's key that the ledger will accept.
+    pub fn check_terms(&self, terms: &ChannelTerms) -> Result<(), &'static str> {
+        if terms.hub != self.hub {
+            return Err("another hub's payout account");
+        }
+        let scheme = Scheme::from_number(terms.hubScheme).map_err(|_| "an unknown hub scheme")?;
+        if !self.keys.contains(&PublicKey { scheme, bytes: terms.hubKey }) {
+            return Err("not this hub's voucher key");
+        }
+        if terms.challengePeriod != self.challenge_period_s {
+            return Err("another challenge period than the offered one");
+        }
+        let scheme = Scheme::from_number(terms.memberScheme).map_err(|_| "an unknown member scheme")?;
+        PublicKey::new(scheme, terms.memberKey).map(|_| ()).map_err(|_| "an unusable member key")
+    }
+}
+
+impl AssetPolicy {
+    /// The least fee of a payment: `flat + ceil(amount * ppm / 1,000,000)`.
+    pub fn fee(&self, amount: Amount) -> Amount {
+        let million = U256::from(1_000_000u32);
+        let share = U256::from(amount.get()).saturating_mul(U256::from(self.fee_ppm)).div_ceil(million);
+        let fee = share.saturating_add(U256::from(self.fee_flat.get()));
+        Amount::new(u128::try_from(fee).unwrap_or(u128::MAX))
+    }
+
+    fn check_fees(&self, payments: &[Payment]) -> Result<(), Refusal> {
+        let low = payments.iter().map(|p| (p, self.fee(p.amount))).find(|(p, price)| p.fee < *price);
+        match low {
+            Some((p, price)) => Err(Refusal::FeeTooLow { id: p.id, given: p.fee, price }),
+            None => Ok(()),
+        }
+    }
+}

@@ -725,7 +725,10 @@ fn open_store(folder: Option<&Path>, identity: &[u8; 32]) -> Result<Store, Error
         Some(folder) => Store::open(folder, identity, StoreConfig::default())?,
         None => {
             let (backend, index) = (Arc::new(MemoryBackend::new()), Box::new(MemoryIndex::new()));
-            Store::open_with(backend, index, identity, StoreConfig::default())?
+            let mut config = StoreConfig::default();
+            // Segments are allocated ahead, here in memory.
+            config.journal.segment_bytes = 1 << 20;
+            Store::open_with(backend, index, identity, config)?
         }
     })
 }

@@ -941,7 +941,8 @@ mod tests {
     #[test]
     fn a_frame_is_cut_at_the_first_bound_that_it_meets() {
         let many_payees: Vec<(u8, usize)> = (0..100).map(|i| (i, 1024)).collect();
-        let table: &[(&str, Vec<(u8, usize)>, usize)] = &[
+        type Row = (&'static str, Vec<(u8, usize)>, usize);
+        let table: &[Row] = &[
             ("nothing waits", vec![], 0),
             ("all fit", vec![(1, 256); 10], 10),
             ("the frame that was asked for", vec![(1, 64); 100], 64),

@@ -494,7 +494,9 @@ mod tests {
 
         fn open(&self) -> Wallet {
             let (backend, index) = self.disk.clone();
-            let store = Store::open_with(Arc::new(backend), Box::new(index), &[1; 32], StoreConfig::default());
+            let mut config = StoreConfig::default();
+            config.journal.segment_bytes = 1 << 20;
+            let store = Store::open_with(Arc::new(backend), Box::new(index), &[1; 32], config);
             let key = SecretKey::derive(Scheme::Ed25519, &[1; 32], "voucher");
             let counter = Counter::File(self.counter.clone());
             Wallet::open(store.expect("a good disk"), counter, domain(), key, Limits::default()).expect("a good store")

@@ -53,7 +53,7 @@ pub use proto::books::AssetPolicy;
 use crate::committer::{Committer, run_checkpoints};
 use crate::core::Core;
 use crate::ledger::LedgerTasks;
-use crate::limits::{QUEUE_MAX, SHUTDOWN_GRACE};
+use crate::limits::{CHECKPOINT_FLUSHES, LOW_WATER_BYTES, QUEUE_MAX, SHUTDOWN_GRACE, SPACE_INTERVAL};
 use crate::operations::Operations;
 use crate::rows::{Rows, RowsError};
 use crate::rpc::{MemberService, OperatorService};
@@ -110,6 +110,8 @@ pub struct HubConfig {
     pub submitter: SubmitterConfig,
     /// What may be open at a time.
     pub limits: Limits,
+    /// Flushes between two checkpoints at most: fewer make a start shorter and cost writes.
+    pub checkpoint_flushes: u64,
     /// The journal's and the index's settings.
     pub store_config: StoreConfig,
 }
@@ -262,6 +264,7 @@ impl HubConfig {
             poll: Duration::from_millis(500),
             submitter: SubmitterConfig::local(),
             limits: Limits::default(),
+            checkpoint_flushes: CHECKPOINT_FLUSHES,
             store_config: StoreConfig::default(),
         }
     }
@@ -274,6 +277,12 @@ impl HubConfig {
     /// The hub's voucher keys, one per served scheme.
     pub fn voucher_keys(&self) -> Vec<SecretKey> {
         self.schemes.iter().map(|scheme| SecretKey::derive(*scheme, &self.seed, "voucher")).collect()
+    }
+
+    /// The keys of all schemes: channels of a scheme that is no longer served are still settled.
+    fn all_keys(&self) -> Vec<SecretKey> {
+        let schemes = [Scheme::Ed25519, Scheme::Secp256k1].into_iter();
+        schemes.map(|scheme| SecretKey::derive(scheme, &self.seed, "voucher")).collect()
     }
 
     fn policy(&self) -> Policy {
@@ -393,9 +402,19 @@ impl Hub {
         };
         let address = |listener: &TcpListener| listener.local_addr().expect("a bound listener has an address");
         let (addr, operator_addr) = (address(&listener), operator.as_ref().map(address));
-        let (account, policy, keys) = (config.account(), config.policy(), config.voucher_keys());
+        let (account, policy, keys) = (config.account(), config.policy(), config.all_keys());
         let HubConfig {
-            seed, store, store_config, host, limits, start_block, poll, submitter, ledger_accounts, ..
+            seed,
+            store,
+            store_config,
+            checkpoint_flushes,
+            host,
+            limits,
+            start_block,
+            poll,
+            submitter,
+            ledger_accounts,
+            ..
         } = config;
         let opened = tokio::task::spawn_blocking(move || {
             open_store(store, store_config, &domain, genesis, account, policy, keys, &seed)
@@ -418,7 +437,7 @@ impl Hub {
             limits.sessions_max,
         ));
         let (agreed, to_post) = mpsc::unbounded_channel();
-        let machine = Machine { books, rows, journal, commands, queue, durable, agreed };
+        let machine = Machine { books, rows, journal, commands, queue, durable, agreed, checkpoint_flushes };
         let (threads, failure) = machine.start(&core);
         let mut tasks = Vec::new();
         let ledger = chain.map(|chain| {
@@ -432,6 +451,7 @@ impl Hub {
         let caps = Caps { connections: limits.connections_max, per_ip: limits.connections_per_ip_max };
         let members = server::serve_members(MemberService(core), listener, caps, ended.clone());
         tasks.push(tokio::spawn(members));
+        tasks.push(tokio::spawn(watch_space(operations.clone())));
         if let Some(listener) = operator {
             let service = OperatorService(operations.clone());
             tasks.push(tokio::spawn(server::serve_operator(service, listener, caps, ended)));
@@ -468,18 +488,27 @@ struct Machine {
     queue: mpsc::Sender<Command>,
     durable: watch::Sender<u64>,
     agreed: mpsc::UnboundedSender<(AccountId, u64)>,
+    checkpoint_flushes: u64,
 }
 
 impl Machine {
     fn start(self, core: &Arc<Core>) -> (Vec<JoinHandle<()>>, watch::Receiver<Option<HubFailed>>) {
         use std::sync::mpsc as thread_channel;
-        let Machine { books, rows, journal, commands, queue, durable, agreed } = self;
+        let Machine { books, rows, journal, commands, queue, durable, agreed, checkpoint_flushes } = self;
         let (failures, failure) = watch::channel(None);
         // One flush waits while one is written: the sequencer seals no more.
         let (to_committer, flushes) = thread_channel::sync_channel(1);
         let (done, finished) = thread_channel::channel();
         let (checkpoints, snapshots) = thread_channel::channel();
-        let sequencer = Sequencer::new(books, rows.clone(), commands, to_committer, finished, core.ended.clone());
+        let sequencer = Sequencer::new(
+            books,
+            rows.clone(),
+            commands,
+            to_committer,
+            finished,
+            core.ended.clone(),
+            checkpoint_flushes,
+        );
         let committer = Committer {
             journal,
             rows: rows.clone(),
@@ -588,6 +617,29 @@ fn identity_of(domain: &Domain, genesis: B256, account: Address) -> [u8; 32] {
         account.as_slice(),
     ];
     keccak256(parts.concat()).0
+}
+
+/// Takes nothing new before the disk is full, so that what was taken can be finished.
+async fn watch_space(operations: Operations) {
+    let core = operations.core.clone();
+    let mut ticks = tokio::time::interval(SPACE_INTERVAL);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = core.ended.cancelled() => return,
+        }
+        let rows = core.rows.clone();
+        let free = tokio::task::spawn_blocking(move || rows.free_bytes()).await;
+        let Ok(Ok(free)) = free else { continue };
+        if free < LOW_WATER_BYTES && !core.is_draining() {
+            core.alarm(format!(
+                "{free} bytes are free on the store's disk; no new payments are taken: free space, then restart"
+            ));
+            if operations.drain().await.is_err() {
+                return;
+            }
+        }
+    }
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {

@@ -47,7 +47,7 @@ pub(crate) const EVENTS_OUTBOX_MAX: usize = 64;
 pub(crate) const CHECKPOINT_ENTRIES: usize = 1 << 20;
 /// ...or this many bytes of journal (seconds of replay)...
 pub(crate) const CHECKPOINT_BYTES: usize = 64 << 20;
-/// ...or this many flushes...
+/// ...or this many flushes, unless configured...
 pub(crate) const CHECKPOINT_FLUSHES: u64 = 4096;
 /// ...or this long after the last one, if anything was written.
 pub(crate) const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(10);
@@ -59,3 +59,8 @@ pub(crate) const LIST_MAX: usize = 1000;
 pub(crate) const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 /// How long an offer in `GetInfo` is good, seconds.
 pub(crate) const OFFER_VALIDITY_S: u64 = 24 * 3600;
+/// Free bytes on the store's disk below which no new payments are taken: settlements, acknowledgements and the ledger's
+/// news, and the rows of what is in the journal, must still find room.
+pub(crate) const LOW_WATER_BYTES: u64 = 256 << 20;
+/// How often the free space is looked at.
+pub(crate) const SPACE_INTERVAL: Duration = Duration::from_secs(2);

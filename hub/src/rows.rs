@@ -377,6 +377,11 @@ impl Rows {
 // ---- look-ups ------------------------------------------------------------------------------------------------------
 
 impl Rows {
+    /// Bytes that may still be written to the disk.
+    pub(crate) fn free_bytes(&self) -> storage::Result<u64> {
+        self.view.free_bytes()
+    }
+
     /// Payments ever accepted and durable.
     pub(crate) fn payments_total(&self) -> u64 {
         self.payments_total.load(Ordering::Relaxed)

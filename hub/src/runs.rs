@@ -242,10 +242,9 @@ impl Runs {
         let after = run.first.partition_point(|first| *first < from);
         let start = after.saturating_sub(1);
         for chunk in start..run.first.len().min(start + 2) {
-            let entries = self.chunk(run.number, chunk as u32)?;
-            let at = entries.partition_point(|e| (e[0], e[1]) < from);
-            if let Some(entry) = entries.get(at) {
-                return Ok(Some(*entry));
+            let Some(bytes) = self.view.get(self.chunks, &chunk_key(run.number, chunk as u32))? else { continue };
+            if let Some(entry) = first_from(&bytes, from) {
+                return Ok(Some(entry));
             }
         }
         Ok(None)
@@ -377,6 +376,22 @@ fn chunk_key(run: u64, chunk: u32) -> Vec<u8> {
     [run.to_be_bytes().as_slice(), &chunk.to_be_bytes()].concat()
 }
 
+/// The first entry of a chunk that is at least `from`, by halving.
+fn first_from(bytes: &[u8], from: (u64, u64)) -> Option<Entry> {
+    let word = |at: usize| read_u64(bytes, at).expect("a chunk holds whole entries");
+    let at = |i: usize| [0, 8, 16].map(|offset| word(i * ENTRY_BYTES + offset));
+    let (mut low, mut high) = (0, bytes.len() / ENTRY_BYTES);
+    while low < high {
+        let middle = (low + high) / 2;
+        let entry = at(middle);
+        match (entry[0], entry[1]) < from {
+            true => low = middle + 1,
+            false => high = middle,
+        }
+    }
+    (low < bytes.len() / ENTRY_BYTES).then(|| at(low))
+}
+
 fn encode(entries: &[Entry]) -> Vec<u8> {
     entries.iter().flatten().flat_map(|word| word.to_be_bytes()).collect()
 }
@@ -418,10 +433,10 @@ mod tests {
     fn every_entry_is_found_in_memory_in_runs_and_after_a_restart() {
         let view = view();
         let runs = Runs::open(view.clone(), "c", "m").expect("opens");
-        let count = 30_000u64;
+        let count = 9_000u64;
         for i in 0..count {
             runs.add([[key(i), i, i + 7]]);
-            if i % 1_000 == 999 && i < count - 500 {
+            if i % 300 == 299 && i < count - 150 {
                 checkpoint(&runs);
             }
         }

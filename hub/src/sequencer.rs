@@ -21,8 +21,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::limits::{
-    ANSWER_RECEIPTS_MAX, CHECKPOINT_BYTES, CHECKPOINT_ENTRIES, CHECKPOINT_FLUSHES, CHECKPOINT_INTERVAL,
-    FLUSH_ANSWERS_MAX, FLUSH_BYTES_MAX, FLUSH_FRAMES_MAX, LAG_MAX, QUEUE_BATCH,
+    ANSWER_RECEIPTS_MAX, CHECKPOINT_BYTES, CHECKPOINT_ENTRIES, CHECKPOINT_INTERVAL, FLUSH_ANSWERS_MAX, FLUSH_BYTES_MAX,
+    FLUSH_FRAMES_MAX, LAG_MAX, QUEUE_BATCH,
 };
 use crate::link::{Event, Link, Welcomed, WelcomedAccount};
 use crate::rows::{Index, Rows, RowsError, Snapshot};
@@ -115,6 +115,8 @@ struct Open {
 }
 
 struct CheckpointClock {
+    /// Flushes between two checkpoints at most.
+    flushes: u64,
     under_way: bool,
     began: Instant,
     bytes: usize,
@@ -129,8 +131,15 @@ impl Sequencer {
         committer: thread_channel::SyncSender<Flush>,
         done: thread_channel::Receiver<Done>,
         ended: CancellationToken,
+        checkpoint_flushes: u64,
     ) -> Self {
-        let checkpoint = CheckpointClock { under_way: false, began: Instant::now(), bytes: 0, upto: books.sealed() };
+        let checkpoint = CheckpointClock {
+            flushes: checkpoint_flushes,
+            under_way: false,
+            began: Instant::now(),
+            bytes: 0,
+            upto: books.sealed(),
+        };
         Sequencer {
             books,
             rows,
@@ -221,12 +230,13 @@ impl Sequencer {
         let sealed = self.books.sealed();
         let due = self.rows.fresh() >= CHECKPOINT_ENTRIES
             || clock.bytes >= CHECKPOINT_BYTES
-            || sealed.saturating_sub(clock.upto) >= CHECKPOINT_FLUSHES
+            || sealed.saturating_sub(clock.upto) >= clock.flushes
             || clock.began.elapsed() >= CHECKPOINT_INTERVAL;
         if clock.under_way || !due {
             return None;
         }
-        self.checkpoint = CheckpointClock { under_way: true, began: Instant::now(), bytes: 0, upto: sealed };
+        let flushes = clock.flushes;
+        self.checkpoint = CheckpointClock { flushes, under_way: true, began: Instant::now(), bytes: 0, upto: sealed };
         self.rows.begin_payments();
         let channels = self
             .books

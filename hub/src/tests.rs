@@ -8,7 +8,7 @@ use proto::account::{Status, Totals};
 use proto::books::LedgerUpdate;
 use proto::frame::LaneTip;
 use proto::typed::{Ack, Login, Settlement, server_id};
-use proto::wire::v1::client_message::Kind as Ask_;
+use proto::wire::v1::client_message::Kind as ToHub;
 use proto::wire::v1::hub_message::Kind;
 use proto::wire::v1::member_client::MemberClient;
 use proto::wire::{self, v1};
@@ -171,7 +171,7 @@ impl Member {
             accounts: seen.map(account).into_iter().collect(),
             name: format!("member-{}", self.terms.salt[0]),
         };
-        outbox.send(v1::ClientMessage { kind: Some(Ask_::Hello(hello)) }).await.expect("open");
+        outbox.send(v1::ClientMessage { kind: Some(ToHub::Hello(hello)) }).await.expect("open");
         match inbox.message().await?.and_then(|m| m.kind) {
             Some(Kind::Welcome(welcome)) => Ok(Session { outbox, inbox, client, welcome }),
             Some(Kind::Farewell(farewell)) => Err(tonic::Status::unavailable(farewell.reason)),
@@ -185,12 +185,12 @@ impl Member {
 }
 
 impl Session {
-    async fn send(&self, kind: Ask_) {
+    async fn send(&self, kind: ToHub) {
         self.outbox.send(v1::ClientMessage { kind: Some(kind) }).await.expect("open");
     }
 
     async fn pay(&self, tag: u64, frame: &Frame) {
-        self.send(Ask_::Frame(wire::frame_message(tag, frame))).await;
+        self.send(ToHub::Frame(wire::frame_message(tag, frame))).await;
     }
 
     /// The next message, account updates left out.
@@ -278,7 +278,7 @@ async fn two_members_pay_each_other() {
         assert_eq!(b.accepted().await.tags, [9]);
         assert_eq!(a.credited().await.credits.len(), 1);
         let ack = Ack { channelId: bob.channel().0, asset: asset(), credits: 1, head: voucher.body().memo };
-        b.send(Ask_::Ack(wire::ack_message(&Signed::sign(&domain(), &bob.key, ack)))).await;
+        b.send(ToHub::Ack(wire::ack_message(&Signed::sign(&domain(), &bob.key, ack)))).await;
         let Kind::Delivered(delivered) = a.next().await else { panic!("delivered") };
         let delivered = wire::read_delivered(&domain(), &bob.key.public(), &delivered).expect("signed");
         assert!(delivered.last_page && delivered.credit == 1);
@@ -307,8 +307,8 @@ async fn refusals_keep_their_place_and_show_the_lane() {
     a.pay(1, &good).await;
     a.pay(2, &too_much).await;
     a.pay(3, &after_it).await;
-    a.send(Ask_::Frame(unsigned)).await;
-    a.send(Ask_::Frame(malformed)).await;
+    a.send(ToHub::Frame(unsigned)).await;
+    a.send(ToHub::Frame(malformed)).await;
     assert_eq!(a.accepted().await.tags, [1]);
     for (tag, reason) in [(2, "INSUFFICIENT_FUNDS"), (3, "LANE_BROKEN"), (4, "BAD_SIGNATURE"), (5, "MALFORMED")] {
         let refused = a.refused().await;
@@ -460,7 +460,7 @@ async fn a_slow_payee_catches_up_from_the_store() {
     let mut newest = 0;
     while credits.len() < usize::from(count) {
         if credits.len() == usize::from(crate::limits::WINDOW_START as u16) {
-            b.send(Ask_::Window(v1::CreditWindow { more: 2 })).await;
+            b.send(ToHub::Window(v1::CreditWindow { more: 2 })).await;
         }
         let credited = b.credited().await;
         credits.extend(credited.credits.iter().map(|credit| credit.number));
@@ -518,10 +518,10 @@ async fn a_settlement_is_kept_proposed_again_and_agreed() {
         withdraw: wire::amount_bytes(amount(400)),
         close: false,
     };
-    a.send(Ask_::SettlementRequest(request.clone())).await;
+    a.send(ToHub::SettlementRequest(request.clone())).await;
     let Kind::Proposal(proposal) = a.next().await else { panic!("a proposal") };
     assert_eq!((proposal.tag, proposal.seq), (5, 1));
-    a.send(Ask_::SettlementRequest(v1::SettlementRequest {
+    a.send(ToHub::SettlementRequest(v1::SettlementRequest {
         withdraw: wire::amount_bytes(amount(700)),
         tag: 6,
         ..request
@@ -539,7 +539,7 @@ async fn a_settlement_is_kept_proposed_again_and_agreed() {
     assert_eq!(kept.len(), 1);
     let settlement: Settlement = wire::read_proposal(alice.channel(), &kept[0]).expect("well-formed");
     let signed = Signed::sign(&domain(), &alice.key, settlement);
-    a.send(Ask_::SettlementAnswer(wire::answer_message(asset(), 1, Some(&signed)))).await;
+    a.send(ToHub::SettlementAnswer(wire::answer_message(asset(), 1, Some(&signed)))).await;
     let core = &hub.operations.core;
     let half = loop {
         core.barrier().await.expect("runs");
@@ -598,6 +598,50 @@ async fn checkpoint_story(fail_at: Option<u64>) {
             assert_eq!(known.payment, frame.payments[0], "{policy:?} {fail_at:?}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn checkpoints_follow_the_flushes_and_large_channels_are_kept_in_parts() {
+    let disk = Disk::default();
+    let mut config = disk.config();
+    config.checkpoint_flushes = 7;
+    let hub = Hub::run(config, domain(), GENESIS, None).await.expect("starts");
+    let (mut alice, bob) =
+        (Member::new(1, Scheme::Ed25519, &disk.config()), Member::new(2, Scheme::Ed25519, &disk.config()));
+    open(&hub, &[&alice, &bob]).await;
+    let mut a = alice.connect(&hub).await;
+    let count = 180;
+    let mut frames = Vec::new();
+    for i in 0..count {
+        let frame = alice.frame(i, &bob, 1);
+        a.pay(u64::from(i), &frame).await;
+        a.accepted().await;
+        frames.push(frame);
+    }
+    let rows = hub.operations.core.rows.clone();
+    hub.shutdown().await.expect("in order");
+    assert!(rows.fresh() < 180, "most entries are in rows");
+    drop(rows);
+    let image = disk.crash(Crash::Lost);
+    let hub = image.start().await;
+    let mut b = bob.try_connect(&hub, Some(170)).await.expect("welcome");
+    let credited = b.credited().await;
+    assert_eq!(credited.credits.len(), usize::from(count) - 170);
+    let ack = Ack {
+        channelId: bob.channel().0,
+        asset: asset(),
+        credits: u64::from(count),
+        head: B256::from_slice(&credited.voucher.expect("the newest").memo),
+    };
+    let mut a = alice.connect(&hub).await;
+    b.send(ToHub::Ack(wire::ack_message(&Signed::sign(&domain(), &bob.key, ack)))).await;
+    let Kind::Delivered(delivered) = a.next().await else { panic!("delivered") };
+    assert_eq!((delivered.credit, delivered.digests.len()), (1, usize::from(count) - 1), "all links were kept");
+    for frame in &frames {
+        a.pay(1, frame).await;
+        assert_eq!(a.accepted().await.tags, [1]);
+    }
+    assert_eq!(hub.status().await.expect("runs").payments, u64::from(count));
 }
 
 /// What the sequencer takes when a checkpoint is due, between two flushes.

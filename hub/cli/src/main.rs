@@ -2,6 +2,7 @@
 
 mod args;
 mod chain;
+mod demo;
 mod dev;
 mod failure;
 mod home;
@@ -72,7 +73,7 @@ async fn command(command: Command, out: Output) -> Result<(), Failure> {
             let request = Request::Close { asset: a.asset, unilateral: a.unilateral };
             members::run(&a.member, &a.at, None, request, out).await
         }
-        Command::Demo(_) => Ok(()),
+        Command::Demo(args) => demo::run(args, out).await,
     }
 }
 

@@ -7,8 +7,8 @@ use alloy_primitives::{Address, Bytes, U256};
 use dispute::adjudicator::Status as LedgerStatus;
 use dispute::{AccountKey, Call, Chain, Funding, LedgerBooks, Order, Submitter, SubmitterConfig};
 use ledger::Ledger;
-use proto::books::Ask as Settling;
-use proto::wire::v1::client_message::Kind as Ask;
+use proto::books::Ask;
+use proto::wire::v1::client_message::Kind as ToHub;
 use proto::wire::v1::hub_message::Kind;
 use proto::wire::{self, v1};
 use proto::{Domain, Scheme, Signed};
@@ -21,8 +21,7 @@ const DEPOSIT: u128 = 1_000_000;
 const PERIOD_S: u32 = 600;
 
 struct World {
-    /// Kept for its end.
-    _ledger: Ledger,
+    ledger: Ledger,
     chain: Chain,
     usdh: Address,
     bank: Submitter,
@@ -37,7 +36,7 @@ impl World {
         let chain = Chain::over(ledger.rpc_client(), "the embedded ledger", domain, 0);
         let rich = AccountKey::from_secret(&ledger.dev_accounts()[0].secret).expect("a key");
         let bank = Submitter::new(chain.clone(), vec![rich], SubmitterConfig::local());
-        World { _ledger: ledger, chain, usdh: deployment.usdh, bank }
+        World { ledger: ledger, chain, usdh: deployment.usdh, bank }
     }
 
     fn config(&self, disk: &Disk) -> HubConfig {
@@ -62,7 +61,7 @@ impl World {
     }
 
     /// A member with an open channel.
-    async fn member(&self, number: u8, disk: &Disk) -> Member {
+    async fn member(&self, number: u8, deposit: u128, disk: &Disk) -> Member {
         let account = AccountKey::from_secret(&[number; 32]).expect("a key");
         self.endow(account.address()).await;
         let config = self.config(disk);
@@ -70,7 +69,7 @@ impl World {
         let purse = Submitter::new(self.chain.clone(), vec![account], SubmitterConfig::local());
         send(&purse, self.chain.approve(self.usdh, U256::MAX)).await;
         let adjudicator = self.chain.adjudicator();
-        let open = adjudicator.open(&member.terms, Bytes::new(), self.usdh, amount(DEPOSIT), &Funding::Caller);
+        let open = adjudicator.open(&member.terms, Bytes::new(), self.usdh, amount(deposit), &Funding::Caller);
         send(&purse, open).await;
         member
     }
@@ -126,7 +125,7 @@ async fn a_channel_lives_from_opening_to_payout() {
     let disk = Disk::default();
     world.endow(world.config(&disk).account()).await;
     let hub = world.hub(&disk).await;
-    let (mut alice, bob) = (world.member(11, &disk).await, world.member(12, &disk).await);
+    let (mut alice, bob) = (world.member(11, DEPOSIT, &disk).await, world.member(12, DEPOSIT, &disk).await);
     let (mut a, mut b) = (connect(&hub, &alice).await, connect(&hub, &bob).await);
     for member in [&alice, &bob] {
         until(&hub, member, "collateral", |a| a.ledger.hub_deposit == amount(DEPOSIT)).await;
@@ -136,14 +135,21 @@ async fn a_channel_lives_from_opening_to_payout() {
     assert_eq!(a.accepted().await.tags, [1]);
     assert!(b.credited().await.voucher.is_some());
 
+    // Collateral that is used up is deposited again.
+    let more = alice.frame(2, &bob, 650_000);
+    a.pay(2, &more).await;
+    assert_eq!(a.accepted().await.tags, [2]);
+    assert_eq!(b.credited().await.credits.len(), 1);
+    until(&hub, &bob, "more collateral", |a| a.ledger.hub_deposit == amount(DEPOSIT + 950_000)).await;
+
     // Bob takes a part out; both sign, the hub posts.
     let withdraw = wire::amount_bytes(amount(1_200_000));
     let request = v1::SettlementRequest { tag: 3, asset: wire::bytes_of(world.usdh), withdraw, close: false };
-    b.send(Ask::SettlementRequest(request)).await;
+    b.send(ToHub::SettlementRequest(request)).await;
     let Kind::Proposal(proposal) = b.next().await else { panic!("a proposal") };
     let settlement = wire::read_proposal(bob.channel(), &proposal).expect("well-formed");
     let signed = Signed::sign(&bob.domain, &bob.key, settlement);
-    b.send(Ask::SettlementAnswer(wire::answer_message(world.usdh, proposal.seq, Some(&signed)))).await;
+    b.send(ToHub::SettlementAnswer(wire::answer_message(world.usdh, proposal.seq, Some(&signed)))).await;
     let Kind::Posted(posted) = b.next().await else { panic!("posted") };
     assert!(posted.error.is_empty() && posted.transaction.len() == 32 && posted.proof.is_some(), "{posted:?}");
     until(&hub, &bob, "the withdrawal", |a| a.ledger.member_withdrawn == amount(1_200_000) && a.kept.is_empty()).await;
@@ -152,20 +158,19 @@ async fn a_channel_lives_from_opening_to_payout() {
 
     // Alice's account is closed by the hub alone: the tower shows what she paid, and finalizes.
     hub.start_close(alice.account()).await.expect("started");
-    until(&hub, &alice, "the tower's response", |a| a.ledger.member_paid == amount(300_001)).await;
-    alice.tip = frame.tip();
-    let late = alice.frame(2, &bob, 1);
-    a.pay(2, &late).await;
+    until(&hub, &alice, "the tower's response", |a| a.ledger.member_paid == amount(950_002)).await;
+    let late = alice.frame(3, &bob, 1);
+    a.pay(3, &late).await;
     assert_eq!(a.refused().await.reason, "NOT_OPEN");
     world.pass(u64::from(PERIOD_S) + 1).await;
     until(&hub, &alice, "the payout", |a| a.ledger.status == proto::account::Status::Final).await;
     let books = world.books(&alice).await;
-    assert_eq!((books.status, books.member_withdrawn), (LedgerStatus::Final, amount(DEPOSIT - 300_001)));
+    assert_eq!((books.status, books.member_withdrawn), (LedgerStatus::Final, amount(DEPOSIT - 950_002)));
     // What the contract kept for the hub is collected.
     let hub_account = hub.account();
-    let full = U256::from(100 * DEPOSIT - DEPOSIT + 300_001);
+    let expected = U256::from(100 * DEPOSIT - (DEPOSIT + 950_000) + 950_002);
     let collected = async {
-        while world.chain.balance(world.usdh, hub_account).await.expect("answers") < full - U256::from(3 * DEPOSIT) {
+        while world.chain.balance(world.usdh, hub_account).await.expect("answers") != expected {
             tokio::task::yield_now().await;
         }
     };
@@ -177,6 +182,25 @@ async fn a_channel_lives_from_opening_to_payout() {
     hub.shutdown().await.expect("in order");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payment_beyond_the_target_is_funded_and_then_accepted() {
+    let world = World::start().await;
+    let disk = Disk::default();
+    world.endow(world.config(&disk).account()).await;
+    let hub = world.hub(&disk).await;
+    let (mut alice, bob) = (world.member(11, 3 * DEPOSIT, &disk).await, world.member(12, DEPOSIT, &disk).await);
+    let mut a = connect(&hub, &alice).await;
+    until(&hub, &bob, "collateral", |a| a.ledger.hub_deposit == amount(DEPOSIT)).await;
+    let large = alice.frame(1, &bob, 2 * DEPOSIT);
+    a.pay(1, &large).await;
+    let refused = a.refused().await;
+    assert!(refused.reason == "PAYEE_UNBACKED" && refused.retryable && refused.retry_after_ms > 0, "{refused:?}");
+    until(&hub, &bob, "collateral for it", |a| a.ledger.hub_deposit == amount(2 * DEPOSIT)).await;
+    a.pay(2, &large).await;
+    assert_eq!(a.accepted().await.tags, [2]);
+    hub.shutdown().await.expect("in order");
+}
+
 /// The hub agreed, and ended before it posted: the next start posts.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agreed_settlement_is_posted_after_a_restart() {
@@ -184,7 +208,7 @@ async fn an_agreed_settlement_is_posted_after_a_restart() {
     let disk = Disk::default();
     world.endow(world.config(&disk).account()).await;
     let hub = world.hub(&disk).await;
-    let alice = world.member(11, &disk).await;
+    let alice = world.member(11, DEPOSIT, &disk).await;
     let a = connect(&hub, &alice).await;
     until(&hub, &alice, "collateral", |a| a.ledger.hub_deposit == amount(DEPOSIT)).await;
     drop((a, hub));
@@ -193,9 +217,9 @@ async fn an_agreed_settlement_is_posted_after_a_restart() {
     let genesis = world.chain.genesis_hash().await.expect("answers");
     let deaf = Hub::run(world.config(&disk), *world.chain.domain(), genesis, None).await.expect("starts");
     let a = connect(&deaf, &alice).await;
-    let settlement = deaf.settle(alice.account(), Settling::Withdraw(amount(5))).await.expect("proposed");
+    let settlement = deaf.settle(alice.account(), Ask::Withdraw(amount(5))).await.expect("proposed");
     let signed = Signed::sign(&alice.domain, &alice.key, settlement);
-    a.send(Ask::SettlementAnswer(wire::answer_message(world.usdh, 1, Some(&signed)))).await;
+    a.send(ToHub::SettlementAnswer(wire::answer_message(world.usdh, 1, Some(&signed)))).await;
     until(&deaf, &alice, "the agreement", |a| a.agreed.len() == 1).await;
     deaf.operations.core.barrier().await.expect("durable");
     drop((a, deaf));
@@ -207,7 +231,7 @@ async fn an_agreed_settlement_is_posted_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ledger_that_does_not_fit_is_refused() {
+async fn aledger_that_does_not_fit_is_refused() {
     let world = World::start().await;
     let disk = Disk::default();
     let mut config = world.config(&disk);
@@ -223,6 +247,6 @@ async fn a_ledger_that_does_not_fit_is_refused() {
     let refused = Hub::start(config, world.chain.clone()).await.map(drop);
     assert!(matches!(refused, Err(StartError::ChallengePeriodRefused { .. })));
     let elsewhere = Domain::new(5, world.chain.domain().adjudicator);
-    let chain = Chain::over(world._ledger.rpc_client(), "the embedded ledger", elsewhere, 0);
+    let chain = Chain::over(world.ledger.rpc_client(), "the embedded ledger", elsewhere, 0);
     assert!(matches!(Hub::start(world.config(&disk), chain).await.map(drop), Err(StartError::Chain(_))));
 }

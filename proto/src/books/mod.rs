@@ -491,9 +491,11 @@ impl Books {
             .into_iter()
             .filter_map(|(id, needed)| {
                 let policy = self.policy.asset(id.asset)?;
-                let account = self.account(id)?;
-                let have = clamp(account.hub_net());
-                let amount = policy.inbound_target.max(needed.min(policy.inbound_max)).saturating_sub(have);
+                let channel = self.channels.get(&id.channel).filter(|c| c.served)?;
+                let none = Account::default();
+                let account = channel.accounts.get(&id.asset).unwrap_or(&none);
+                let enough = policy.inbound_target.max(needed.min(policy.inbound_max));
+                let amount = enough.saturating_sub(clamp(account.hub_net()));
                 (!account.is_blocking() && !amount.is_zero()).then_some(Want { account: id, amount })
             })
             .collect()
@@ -906,10 +908,11 @@ impl Books {
         let Some(channel) = self.channels.get_mut(&id.channel) else { return };
         channel.served |= minimum.is_some_and(|m| totals.member_deposit >= m && !totals.member_deposit.is_zero());
         channel.accounts.entry(id.asset).or_default().ledger = totals;
-        if channel.served {
-            self.wants.extend(channel.accounts.keys().map(|asset| AccountId { channel: id.channel, asset: *asset }));
-        }
         self.touched.insert(id.channel);
+        if channel.served {
+            let assets: Vec<Asset> = channel.accounts.keys().copied().collect();
+            assets.into_iter().for_each(|asset| self.want(AccountId { channel: id.channel, asset }, Amount::ZERO));
+        }
     }
 
     fn drop_kept_that_are_over(&mut self) {

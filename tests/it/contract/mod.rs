@@ -1,7 +1,8 @@
 //! The contract as it behaves on real chains: the embedded ledger with both signature schemes, and `anvil`.
 //!
 //! Each story is told once and run on every chain. [`stories`] are about money, [`refusals`] about what the contract
-//! says no to and in which words, [`hostile`] about contracts that mean harm, [`vectors`] and [`digests`] hold contract and programs to the same bytes.
+//! says no to and in which words, [`hostile`] about contracts that mean harm; [`vectors`] and [`digests`] hold contract
+//! and programs to the same bytes.
 
 mod digests;
 mod hostile;

@@ -233,7 +233,7 @@ impl Play {
 
     /// The process ends and starts again: the journal is all there is.
     fn restart(&mut self) {
-        self.member.head(self.ledger.confirmed().1);
+        self.sync();
         let trusted = self.member.trusts_itself();
         let before = self.balance();
         self.rebuild();

@@ -54,7 +54,7 @@ use proto::account::Status;
 use proto::member::{Ask, Member};
 use proto::wire::{self, v1};
 use proto::{AccountId, Amount, Asset, ChannelId, ChannelTerms, NATIVE, PaymentId, Scheme, SecretKey};
-use storage::{MemoryBackend, MemoryIndex, Store, StoreConfig};
+use storage::{Backend, Index, MemoryBackend, MemoryIndex, Store, StoreConfig};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::BroadcastStream;
@@ -100,6 +100,7 @@ pub struct Builder {
     seed: Option<[u8; 32]>,
     scheme: Scheme,
     store: Option<PathBuf>,
+    disk: Option<Disk>,
     counter: Option<PathBuf>,
     chain: Option<Chain>,
     name: String,
@@ -109,6 +110,9 @@ pub struct Builder {
     submitter: Option<SubmitterConfig>,
     tower: Tower,
 }
+
+/// A store that is no folder.
+type Disk = (Arc<dyn Backend>, Box<dyn Index>);
 
 enum Tower {
     On,
@@ -157,6 +161,7 @@ impl Client {
             seed: None,
             scheme: Scheme::Ed25519,
             store: None,
+            disk: None,
             counter: None,
             chain: None,
             name: String::new(),
@@ -258,6 +263,13 @@ impl Builder {
         self
     }
 
+    /// Keeps the store on a disk of another kind than a folder; the count of signed settlements is then kept in memory
+    /// unless [`Builder::counter`] says otherwise.
+    pub fn store_on(mut self, backend: Arc<dyn Backend>, index: Box<dyn Index>) -> Self {
+        self.disk = Some((backend, index));
+        self
+    }
+
     /// The ledger, through a node of one's own choice.
     pub fn chain(mut self, chain: Chain) -> Self {
         self.chain = Some(chain);
@@ -308,7 +320,7 @@ impl Builder {
         let url = self.hub.ok_or(Error::Missing { what: "the hub's address" })?;
         let seed = self.seed.ok_or(Error::Missing { what: "a seed" })?;
         let chain = self.chain.ok_or(Error::Missing { what: "a chain" })?;
-        if self.store.is_none() && self.counter.is_none() {
+        if self.store.is_none() && self.disk.is_none() && self.counter.is_none() {
             return Err(Error::Missing { what: "a store (a folder, or in memory)" });
         }
         let hub = session::hub(&url)?;
@@ -319,11 +331,11 @@ impl Builder {
         let account_key = AccountKey::from_secret(&account_key.to_seed()).expect("a derived key is a good key");
         let account = account_key.address();
         let identity = identity(&chain, genesis, &key);
-        let store = open_store(self.store.as_deref(), &identity)?;
+        let store = open_store(self.store.as_deref(), self.disk, &identity)?;
         let counter = match (&self.store, self.counter) {
+            (_, Some(file)) if !file.as_os_str().is_empty() => Counter::File(file),
+            (Some(folder), _) => Counter::File(folder.with_extension("counter")),
             (None, _) => Counter::Memory,
-            (Some(_), Some(file)) => Counter::File(file),
-            (Some(folder), None) => Counter::File(folder.with_extension("counter")),
         };
         let wallet = Wallet::open(store, counter, *chain.domain(), key.clone(), self.limits)?;
         let desk = Arc::new(Desk::new(hub, url.clone(), chain.clone(), genesis));
@@ -423,8 +435,17 @@ impl Client {
     }
 
     /// Closes the account together with the hub: everything is paid out at once.
+    ///
+    /// A deposit that crosses the agreement leaves a rest in the account, which is then closed again.
     pub async fn close(&self, asset: Asset) -> Result<Settled, Error> {
-        self.settle_as(asset, Ask::Close).await
+        let until = tokio::time::Instant::now() + SETTLE_WAIT;
+        loop {
+            let settled = self.settle_as(asset, Ask::Close).await?;
+            let status = self.balance(asset).await?.ledger.status;
+            if status == Status::Final || tokio::time::Instant::now() >= until {
+                return Ok(settled);
+            }
+        }
     }
 
     /// Starts to close the account without the hub. The watchtower posts the evidence and, after the challenge period,
@@ -458,9 +479,18 @@ impl Client {
     }
 
     async fn settle_as(&self, asset: Asset, ask: Ask) -> Result<Settled, Error> {
-        let asked = self.ask(|reply| Input::Settle { asset, ask, reply });
+        let until = tokio::time::Instant::now() + SETTLE_WAIT;
         let slow = |_| Error::TooSlow { what: "the agreement on the settlement", seconds: SETTLE_WAIT.as_secs() };
-        let settling = tokio::time::timeout(SETTLE_WAIT, asked).await.map_err(slow)??;
+        let settling = loop {
+            let asked = self.ask(|reply| Input::Settle { asset, ask, reply });
+            match tokio::time::timeout_at(until, asked).await.map_err(slow)? {
+                // The hub is busy with the account, as while it adds collateral: that passes in a block or two.
+                Err(Error::Hub { retryable: true, .. }) if tokio::time::Instant::now() < until => {
+                    tokio::time::sleep(LOOK_EVERY * 5).await;
+                }
+                other => break other?,
+            }
+        };
         if let Some((why, order)) = settling.unposted {
             tracing::warn!(why, "the hub did not post the settlement; it is posted from here");
             self.transact("the settlement", self.chain().adjudicator().settle(&order)).await?;
@@ -720,17 +750,16 @@ fn identity(chain: &Chain, genesis: B256, key: &SecretKey) -> [u8; 32] {
     keccak256(bytes).0
 }
 
-fn open_store(folder: Option<&Path>, identity: &[u8; 32]) -> Result<Store, Error> {
-    Ok(match folder {
-        Some(folder) => Store::open(folder, identity, StoreConfig::default())?,
-        None => {
-            let (backend, index) = (Arc::new(MemoryBackend::new()), Box::new(MemoryIndex::new()));
-            let mut config = StoreConfig::default();
-            // Segments are allocated ahead, here in memory.
-            config.journal.segment_bytes = 1 << 20;
-            Store::open_with(backend, index, identity, config)?
-        }
-    })
+fn open_store(folder: Option<&Path>, disk: Option<Disk>, identity: &[u8; 32]) -> Result<Store, Error> {
+    if let Some(folder) = folder {
+        return Ok(Store::open(folder, identity, StoreConfig::default())?);
+    }
+    let in_memory = || -> Disk { (Arc::new(MemoryBackend::new()), Box::new(MemoryIndex::new())) };
+    let (backend, index) = disk.unwrap_or_else(in_memory);
+    let mut config = StoreConfig::default();
+    // Segments are allocated ahead, which counts where the disk is memory.
+    config.journal.segment_bytes = 1 << 20;
+    Ok(Store::open_with(backend, index, identity, config)?)
 }
 
 /// The owner waits for the disk and so has a thread and a clock of its own.

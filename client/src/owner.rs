@@ -182,6 +182,8 @@ pub(crate) struct Owner {
     /// What ends the client after this round: it may not act on what it cannot write down.
     failed: Option<Error>,
     gaps: HashSet<Asset>,
+    /// Payees whose acknowledgements this session asked for, because they may have come while no session was live.
+    catching_up: HashSet<(Asset, ChannelId)>,
     acked_at: Instant,
     window_owed: u32,
 }
@@ -249,6 +251,7 @@ impl Owner {
             unbacked: BTreeMap::new(),
             evidence_changed: true,
             gaps: HashSet::new(),
+            catching_up: HashSet::new(),
             acked_at: Instant::now(),
             window_owed: 0,
         };
@@ -664,6 +667,11 @@ impl Owner {
         for (tag, frame) in again {
             self.send(ToHub::Frame(wire::frame_message(tag, &frame)));
         }
+        let undelivered = self.wallet.member().map(Member::undelivered).unwrap_or_default();
+        self.catching_up = undelivered.iter().map(|(asset, payee, _)| (*asset, *payee)).collect();
+        for (asset, payee, credit) in undelivered {
+            self.ask_delivery(asset, payee, credit);
+        }
     }
 
     fn on_disconnected(&mut self, why: String) {
@@ -690,11 +698,7 @@ impl Owner {
                 self.take_from_hub(step);
             }
             FromHub::Credited(m) => self.on_credited(m),
-            FromHub::Delivered(m) => match self.wallet.member_mut().map(|member| member.delivered(&m)) {
-                // What a payee acknowledged is no ground to end the session with the hub.
-                Some(Err(fault)) => self.misbehaved(fault),
-                other => self.take_from_hub(other),
-            },
+            FromHub::Delivered(m) => self.on_delivered(&m),
             FromHub::Proposal(m) => self.on_proposal(&m),
             FromHub::SettlementRefused(m) => {
                 if let Some(asked) = self.asks.remove(&m.tag) {
@@ -710,6 +714,29 @@ impl Owner {
             }
             FromHub::Challenge(_) | FromHub::Welcome(_) => self.hang_up(),
         }
+    }
+
+    fn on_delivered(&mut self, message: &v1::Delivered) {
+        match self.wallet.member_mut().map(|member| member.delivered(message)) {
+            // What a payee acknowledged is no ground to end the session with the hub.
+            Some(Err(fault)) => return self.misbehaved(fault),
+            other => self.take_from_hub(other),
+        }
+        let Ok(payee) = wire::read_channel("delivered.payee", &message.payee) else { return };
+        let asset = message.ack.as_ref().and_then(|ack| wire::read_address("ack.asset", &ack.asset).ok());
+        let Some(asset) = asset.filter(|asset| message.last_page && self.catching_up.contains(&(*asset, payee))) else {
+            return;
+        };
+        // One answer goes up to one acknowledgement; there may have been more while this member was away.
+        match self.wallet.member().and_then(|member| member.undelivered_by(asset, payee)) {
+            Some(credit) => self.ask_delivery(asset, payee, credit),
+            None => drop(self.catching_up.remove(&(asset, payee))),
+        }
+    }
+
+    fn ask_delivery(&mut self, asset: Asset, payee: ChannelId, credit: u64) {
+        let (asset, payee) = (wire::bytes_of(asset), wire::bytes_of(payee.0));
+        self.send(ToHub::DeliveryRequest(v1::DeliveryRequest { asset, payee, credit }));
     }
 
     fn on_credited(&mut self, message: v1::Credited) {

@@ -401,14 +401,19 @@ impl Funding {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // Deposits that were mined and are not confirmed yet, by the total that they lead to.
         let mut pending: BTreeMap<AccountId, Amount> = BTreeMap::new();
+        // Everything that the books count as being funded, whatever became of it.
+        let mut taken: BTreeSet<AccountId> = BTreeSet::new();
         loop {
             ticks.tick().await;
             let asked: Vec<(AccountId, Amount)> = std::mem::take(&mut pending).into_iter().collect();
+            let tried = std::mem::take(&mut taken);
             let found = self.core.query(move |books| {
+                let deposited = |id| books.account(id).map(|a| a.ledger.hub_deposit).unwrap_or_default();
+                let open: BTreeMap<_, _> = asked.into_iter().filter(|(id, total)| deposited(*id) < *total).collect();
+                books.funding_ended(tried.into_iter().filter(|id| !open.contains_key(id)));
                 let wants = books.take_wants();
                 let books = &*books;
                 let deposited = |id| books.account(id).map(|a| a.ledger.hub_deposit).unwrap_or_default();
-                let open: BTreeMap<_, _> = asked.into_iter().filter(|(id, total)| deposited(*id) < *total).collect();
                 let terms = |want: Want| {
                     let terms = books.channel(want.account.channel)?.terms.clone();
                     let max = books.policy().asset(want.account.asset)?.inbound_max;
@@ -418,6 +423,8 @@ impl Funding {
             });
             let (open, wants) = found.await?;
             pending = open;
+            taken.extend(pending.keys());
+            taken.extend(wants.iter().map(|(want, ..)| want.account));
             let mut orders: BTreeMap<Asset, Vec<(FundOrder, Amount)>> = BTreeMap::new();
             for (want, terms, max, deposited) in wants {
                 // An account whose deposit is under way is looked at again when that is confirmed.

@@ -10,7 +10,8 @@
 //! | `voucher` | account -> the hub's newest voucher, with its proof |
 //! | `settled` | account, number -> the hub's half of a settlement |
 //! | `pay`, `pay-runs` | [`Runs`]: (payer, id) -> flush, index of the frame's entry |
-//! | `place`, `place-runs` | [`Runs`]: (account, its last credit in a flush) -> flush; (channel, flush with events) |
+//! | `place`, `place-runs` | [`Runs`]: (account, its last credit in a flush) -> flush; (channel, flush with events); |
+//! | | (account, credits of an acknowledgement) -> flush |
 //!
 //! A payment's row says where it is, never what it is: a look-up reads the journal and compares.
 
@@ -19,9 +20,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use alloy_primitives::keccak256;
-use proto::books::{Books, Channel, Entry, FlushRecord, Ground, KnownPayment, Outcome, PaymentIndex, Policy};
-use proto::typed::{Settlement, Voucher};
-use proto::{AccountId, ChannelId, ChannelTerms, Domain, PaymentId, Proven, Scheme, SecretKey};
+use proto::books::{Books, Channel, Delivery, Entry, FlushRecord, Ground, KnownPayment, Outcome, PaymentIndex, Policy};
+use proto::typed::{Ack, Settlement, Voucher};
+use proto::{AccountId, ChannelId, ChannelTerms, Domain, PaymentId, Proven, Scheme, SecretKey, Signed};
 use serde::{Deserialize, Serialize};
 use storage::{Batch, JournalReader, StoreView, Table};
 
@@ -42,6 +43,9 @@ const PART_BYTES: usize = 15 << 10;
 const RECENT_FLUSHES: usize = 2048;
 const RECENT_PAYMENTS: usize = 1 << 18;
 const SCAN_ROWS: usize = 512;
+/// Credits between a payer's and the acknowledgement that covers it: 2 MiB of digests. A payee's client acknowledges at
+/// least every 1,024 credits; one that does not leaves its payers with their receipts.
+const DELIVERY_CREDITS_MAX: u64 = 1 << 16;
 
 /// Everything that is looked up; shared by all threads.
 #[derive(Debug)]
@@ -278,11 +282,13 @@ impl Rows {
                 Entry::Proposed(settlement) => {
                     entries.push([self.channel_key(settlement.account().channel), number, 0]);
                 }
+                Entry::Acked(ack) => {
+                    entries.push([self.ack_key(ack.body().account()), ack.body().credits, number]);
+                }
                 Entry::Opened(_)
                 | Entry::Named(..)
                 | Entry::Frame(_)
                 | Entry::Agreed(_)
-                | Entry::Acked(_)
                 | Entry::Frozen { .. } => {}
             }
         }
@@ -429,6 +435,38 @@ impl Rows {
         Ok(self.places.next(self.account_key(account), number)?.map(|(_, flush)| flush))
     }
 
+    /// The first durable acknowledgement of a payer's credit, with what he needs to see his receipt in it; `None` where
+    /// there is none yet, or the credit is not his.
+    pub(crate) fn delivery(&self, payer: ChannelId, account: AccountId, credit: u64) -> Result<Option<Delivery>> {
+        let Some((_, flush)) = self.places.next(self.ack_key(account), credit)? else { return Ok(None) };
+        let record = self.record(flush)?;
+        let acks = record.entries.iter().filter_map(|e| if let Entry::Acked(ack) = e { Some(ack) } else { None });
+        let covers = |ack: &&Signed<Ack>| ack.body().account() == account && ack.body().credits >= credit;
+        let Some(ack) = acks.into_iter().find(covers).cloned() else { return Ok(None) };
+        let newest = ack.body().credits;
+        if newest.saturating_sub(credit) > DELIVERY_CREDITS_MAX {
+            return Ok(None);
+        }
+        let (mut head_before, mut digests, mut next) = (None, Vec::new(), credit);
+        while next <= newest {
+            let Some(flush) = self.flush_of_credit(account, next)? else { return Ok(None) };
+            let flushed = self.flushed(flush)?;
+            let least = next;
+            for c in flushed.credits(account).iter().filter(|c| (least..=newest).contains(&c.receipt.credit)) {
+                match head_before {
+                    None if c.payer != payer || c.receipt.credit != credit => return Ok(None),
+                    None => head_before = Some(c.head_before),
+                    Some(_) => digests.push(self.domain.digest(&c.receipt)),
+                }
+                next = c.receipt.credit.saturating_add(1);
+            }
+            if next == least {
+                return Ok(None);
+            }
+        }
+        Ok(head_before.map(|head_before| Delivery { payer, ack, credit, head_before, digests }))
+    }
+
     /// The first durable flush after `flush` with events of a channel.
     pub(crate) fn flush_with_events(&self, channel: ChannelId, after: u64) -> Result<Option<u64>> {
         let Some(least) = after.checked_add(1) else { return Ok(None) };
@@ -487,6 +525,10 @@ impl Rows {
 
     fn account_key(&self, account: AccountId) -> u64 {
         self.hash(2, &[account.channel.as_slice(), account.asset.as_slice()])
+    }
+
+    fn ack_key(&self, account: AccountId) -> u64 {
+        self.hash(4, &[account.channel.as_slice(), account.asset.as_slice()])
     }
 
     fn channel_key(&self, channel: ChannelId) -> u64 {

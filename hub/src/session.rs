@@ -152,7 +152,7 @@ async fn check_history(core: &Arc<Core>, flush: u64, root: alloy_primitives::B25
 
 /// Reads until the member is done (`Ok`) or the session must end.
 async fn read(
-    core: &Core,
+    core: &Arc<Core>,
     mut inbound: Streaming<v1::ClientMessage>,
     link: &Arc<Link>,
     key: &PublicKey,
@@ -182,6 +182,10 @@ async fn read(
                 let widen = |w: u32| Some(w.saturating_add(window.more).min(WINDOW_MAX));
                 let _ = shared.window.fetch_update(Ordering::AcqRel, Ordering::Acquire, widen);
                 shared.opened.notify_one();
+                continue;
+            }
+            Some(client_message::Kind::DeliveryRequest(request)) => {
+                find_delivery(core, link, &request).await?;
                 continue;
             }
             Some(client_message::Kind::Hello(_)) | None => {
@@ -218,6 +222,18 @@ fn check_frame(core: &Core, link: &Arc<Link>, key: &PublicKey, frame: v1::Frame)
         Ok(frame) => Command::Pay { link: link.clone(), tag, frame },
         Err(error) => refuse(refused(tag, asset, &Refusal::Frame(error), None)),
     }
+}
+
+/// What a payee acknowledged while this payer was away is told as if it came now.
+async fn find_delivery(core: &Arc<Core>, link: &Arc<Link>, request: &v1::DeliveryRequest) -> Result<(), End> {
+    let asset = wire::read_address("request.asset", &request.asset).map_err(bad_message)?;
+    let channel = wire::read_channel("request.payee", &request.payee).map_err(bad_message)?;
+    let (rows, payer, credit) = (core.rows.clone(), link.channel, request.credit);
+    let found = on_disk(core, move || rows.delivery(payer, AccountId { channel, asset }, credit)).await?;
+    if let Some(delivery) = found {
+        link.tell(Event::Delivered(Box::new(delivery)));
+    }
+    Ok(())
 }
 
 fn read_request(link: &Arc<Link>, request: &v1::SettlementRequest) -> Result<Command, End> {

@@ -133,11 +133,8 @@ pub async fn deploy(args: &args::Deploy) -> Result<Value, Failure> {
     let chain = unborn.map_err(|e| chain_failure(&e))?;
     let submitter = Submitter::new(chain.clone(), vec![key], SubmitterConfig::remote());
     let shards = u16::try_from(args.shards).map_err(|_| Failure::usage("too many shards", "at most 128"))?;
-    let deployment = Deployment {
-        challenge_period_min_s: args.challenge_min,
-        challenge_period_max_s: args.challenge_max,
-        shards,
-    };
+    let deployment =
+        Deployment { challenge_period_min_s: args.challenge_min, challenge_period_max_s: args.challenge_max, shards };
     let call = Call::create(artifacts::adjudicator_creation(&deployment));
     let mined = send(&submitter, from, call, "the adjudicator's deployment").await?;
     let address = mined.created.ok_or_else(|| Failure::other("the deployment made no contract"))?;
@@ -158,7 +155,8 @@ pub async fn deploy(args: &args::Deploy) -> Result<Value, Failure> {
 /// Asks a node for its chain id.
 pub async fn chain_id(rpc: &str) -> Result<u64, Failure> {
     use alloy::providers::{Provider, ProviderBuilder};
-    let url = rpc.parse().map_err(|e| Failure::usage(format!("{rpc:?} is not a URL: {e}"), "as in http://127.0.0.1:7445"))?;
+    let url =
+        rpc.parse().map_err(|e| Failure::usage(format!("{rpc:?} is not a URL: {e}"), "as in http://127.0.0.1:7445"))?;
     let provider = ProviderBuilder::new().connect_http(url);
     provider.get_chain_id().await.map_err(|e| {
         Failure::connect(format!("the ledger at {rpc} does not answer: {e}"), "start it, or correct --rpc")
@@ -172,7 +170,8 @@ mod tests {
     #[test]
     fn amounts_carry_a_unit() {
         let assets = [coin(), test_dollar(Address::repeat_byte(1))];
-        let good = [("0.25USDH", 250_000, "USDH"), ("1 usdh", 1_000_000, "USDH"), ("2COIN", 2 * 10u128.pow(18), "COIN")];
+        let good =
+            [("0.25USDH", 250_000, "USDH"), ("1 usdh", 1_000_000, "USDH"), ("2COIN", 2 * 10u128.pow(18), "COIN")];
         for (text, amount, symbol) in good {
             let (parsed, asset) = parse_money(text, &assets).expect(text);
             assert_eq!((parsed.get(), asset.symbol.as_str()), (amount, symbol), "{text}");

@@ -16,7 +16,7 @@ use dispute::chain::Chain;
 use dispute::cursor::CursorState;
 use dispute::submitter::{AccountKey, Submitter, SubmitterConfig};
 use dispute::watchtower::{Alarm, Save, Tower, TowerHost, run_tower, tower_channel};
-use dispute::{CloseOrder, Status};
+use dispute::{CloseOrder, LedgerBooks, Status};
 use futures::future::try_join_all;
 use hub::{Hub, HubConfig, StoreAt};
 use indicatif::ProgressBar;
@@ -66,12 +66,12 @@ struct Member {
     channel: ChannelId,
 }
 
-/// What one account came to, by the books of its member.
+/// What went through one account, by the books of its member.
 #[derive(Clone, Copy, Debug)]
-struct Due {
+struct Flow {
     account: AccountId,
-    member: Amount,
-    hub: Amount,
+    paid: Amount,
+    received: Amount,
 }
 
 struct Dispute {
@@ -124,19 +124,29 @@ pub async fn run(args: args::Demo, out: Output) -> Result<(), Failure> {
     let (victim, away) = who_stays_away(&members, &quiet, &assets);
     let cooperative = close_together(&members, &assets, (victim, away), out).await?;
 
-    let dues = dues(&members, &quiet, &assets);
+    let flows = flows(&members, &quiet, &assets);
     let tower = watch_in_the_name_of(&members[victim], &assets[away], &ledger).await?;
     for member in &members {
         member.client.shutdown().await.map_err(|e| verbs::failure(&e))?;
     }
     hub.shutdown().await.map_err(|e| Failure::other(e.to_string()))?;
-    let dispute = cheat_and_recover(&members[victim], &assets[away], &ledger, &chain, hub_seed, &dues, tower, out).await?;
+    let dispute =
+        cheat_and_recover(&members[victim], &assets[away], &ledger, &chain, hub_seed, &flows, tower, out).await?;
 
-    let reconciled = reconcile(&chain, &dues, &assets).await?;
+    let reconciled = reconcile(&chain, &flows, &assets).await?;
     let blocks = chain.head().await.map_err(|e| chain_failure(&e))?.number;
     ledger.shutdown().await.map_err(|e| ledger_failure(&e))?;
     let ok = reconciled.iter().all(|r| r.difference.is_zero()) && dispute.withheld == dispute.recovered;
     show(&reconciled, &assets, out);
+    if !ok {
+        let what = format!("the ledger and the members' books differ: {:?}", differences(&reconciled, &assets));
+        return Err(Failure::new(
+            Code::Other,
+            "DOES_NOT_RECONCILE",
+            what,
+            "this is a bug; please report it with the output",
+        ));
+    }
     out.object(&json!({
         "ok": ok,
         "chain": { "kind": "embedded", "chain_id": deployment.chain_id, "blocks": blocks },
@@ -149,9 +159,6 @@ pub async fn run(args: args::Demo, out: Output) -> Result<(), Failure> {
         "reconciled": reconciled.iter().map(|r| r.to_json(&assets)).collect::<Vec<Value>>(),
         "elapsed_s": (started.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
     }));
-    if !ok {
-        return Err(Failure::other("the ledger and the members' books differ; this is a bug, please report it with the output"));
-    }
     out.say(format!("Everything reconciles to the last unit. {:.1} s in all.", started.elapsed().as_secs_f64()));
     Ok(())
 }
@@ -201,7 +208,8 @@ fn read_plan(path: &Path, assets: &[AssetInfo]) -> Result<Vec<Row>, Failure> {
     let mut rows = Vec::new();
     for (index, record) in reader.records().enumerate() {
         let line = index + 2;
-        let wrong = |what: String| Failure::usage(format!("{file}, line {line}: {what}"), "correct the line; nothing was paid");
+        let wrong =
+            |what: String| Failure::usage(format!("{file}, line {line}: {what}"), "correct the line; nothing was paid");
         let record = record.map_err(|e| wrong(e.to_string()))?;
         let field = |i: usize| record.get(i).unwrap_or("");
         let (from, to) = (field(0), field(1));
@@ -333,18 +341,26 @@ async fn pay_all(
     try_join_all((0..assets.len()).map(of_asset)).await.map(|_| ())
 }
 
-async fn pay_in_chunks(client: &Client, asset: &AssetInfo, payments: Vec<NewPayment>, bar: &ProgressBar) -> Result<(), Failure> {
+async fn pay_in_chunks(
+    client: &Client,
+    asset: &AssetInfo,
+    payments: Vec<NewPayment>,
+    bar: &ProgressBar,
+) -> Result<(), Failure> {
     for chunk in payments.chunks(CHUNK) {
         let until = Instant::now() + PATIENCE;
         let mut left = chunk.to_vec();
         while !left.is_empty() {
-            let results = client.pay_many(asset.asset, left.clone()).frame(FRAME).await.map_err(|e| verbs::failure(&e))?;
+            let results =
+                client.pay_many(asset.asset, left.clone()).frame(FRAME).await.map_err(|e| verbs::failure(&e))?;
             let mut again = Vec::new();
             for (payment, result) in left.into_iter().zip(results) {
                 match result {
                     Ok(_) => bar.inc(1),
                     // The same id: whatever happens, it is paid once.
-                    Err(e) if e.is_retryable() && e.outcome() == Outcome::NotPaid && Instant::now() < until => again.push(payment),
+                    Err(e) if e.is_retryable() && e.outcome() == Outcome::NotPaid && Instant::now() < until => {
+                        again.push(payment)
+                    }
                     Err(e) => return Err(verbs::failure(&e)),
                 }
             }
@@ -505,12 +521,12 @@ async fn cheat_and_recover(
     ledger: &Ledger,
     chain: &Chain,
     hub_seed: [u8; 32],
-    dues: &[Due],
+    flows: &[Flow],
     tower: tokio::task::JoinHandle<()>,
     out: Output,
 ) -> Result<Dispute, Failure> {
     let account = AccountId { channel: member.channel, asset: asset.asset };
-    let due = dues.iter().find(|d| d.account == account).ok_or_else(|| Failure::other("the account is known"))?;
+    let flow = flows.iter().find(|f| f.account == account).ok_or_else(|| Failure::other("the account is known"))?;
     let key = hub::account_key(&hub_seed, 0);
     let from = key.address();
     let submitter = Submitter::new(chain.clone(), vec![key], SubmitterConfig::local());
@@ -524,7 +540,7 @@ async fn cheat_and_recover(
     let books = chain.books(&account).await.map_err(|e| chain_failure(&e))?;
     // What the ledger would pay if nobody answered: by what is posted, which is nothing of the hub's debts.
     let unanswered = books.member_deposit.saturating_sub(books.member_withdrawn);
-    let withheld = due.member.saturating_sub(books.member_withdrawn).saturating_sub(unanswered);
+    let withheld = flow.due(&books).0.saturating_sub(books.member_withdrawn).saturating_sub(unanswered);
     out.say(format!(
         "{} went offline. The hub's operator stopped the hub and closed {}'s {} account on the ledger, posting nothing:\n  \
          unanswered, {} would be withheld.",
@@ -534,12 +550,19 @@ async fn cheat_and_recover(
         money(withheld, asset)
     ));
     let answered = until(chain, account, |b| b.hub_paid.max(b.member_paid) > Amount::ZERO).await?;
-    out.say(format!("  the watchtower saw it and posted the hub's own voucher over {}.", money(answered.hub_paid, asset)));
+    out.say(format!(
+        "  the watchtower saw it and posted the hub's own voucher over {}.",
+        money(answered.hub_paid, asset)
+    ));
     pass_time(ledger, u64::from(CHALLENGE_PERIOD_S) + 1).await?;
     let last = until(chain, account, |b| b.status == Status::Final).await?;
     tower.abort();
     let recovered = last.member_withdrawn.saturating_sub(books.member_withdrawn).saturating_sub(unanswered);
-    out.say(format!("  after the challenge period {} was paid out: {} recovered.", member.name, money(recovered, asset)));
+    out.say(format!(
+        "  after the challenge period {} was paid out: {} recovered.",
+        member.name,
+        money(recovered, asset)
+    ));
     Ok(Dispute { withheld, recovered, asset: asset.clone(), member: member.name.clone() })
 }
 
@@ -556,8 +579,8 @@ async fn opened_terms(chain: &Chain, channel: ChannelId) -> Result<proto::Channe
 async fn until(
     chain: &Chain,
     account: AccountId,
-    there: impl Fn(&dispute::LedgerBooks) -> bool,
-) -> Result<dispute::LedgerBooks, Failure> {
+    there: impl Fn(&LedgerBooks) -> bool,
+) -> Result<LedgerBooks, Failure> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let books = chain.books(&account).await.map_err(|e| chain_failure(&e))?;
@@ -599,38 +622,43 @@ impl Reconciled {
     }
 }
 
-/// What each account should have been paid in the end, by the books of its member: deposits, plus what came, minus
-/// what went.
-fn dues(members: &[Member], balances: &[Vec<Balance>], assets: &[AssetInfo]) -> Vec<Due> {
-    let mut dues = Vec::new();
-    for (member, balances) in members.iter().zip(balances) {
-        for (asset, b) in assets.iter().zip(balances) {
-            let ledger = &b.ledger;
-            dues.push(Due {
-                account: AccountId { channel: member.channel, asset: asset.asset },
-                member: ledger.member_deposit.saturating_add(b.received).saturating_sub(b.paid),
-                hub: ledger.hub_deposit.saturating_add(b.paid).saturating_sub(b.received),
-            });
-        }
+/// What went through each account, by the books of its member.
+fn flows(members: &[Member], balances: &[Vec<Balance>], assets: &[AssetInfo]) -> Vec<Flow> {
+    let of = |member: &Member, asset: &AssetInfo, b: &Balance| Flow {
+        account: AccountId { channel: member.channel, asset: asset.asset },
+        paid: b.paid,
+        received: b.received,
+    };
+    let of_member =
+        |(m, b): (&Member, &Vec<Balance>)| assets.iter().zip(b).map(|(a, b)| of(m, a, b)).collect::<Vec<_>>();
+    members.iter().zip(balances).flat_map(of_member).collect()
+}
+
+impl Flow {
+    /// What member and hub should have been paid in the end: deposits, plus what came, minus what went.
+    fn due(&self, books: &LedgerBooks) -> (Amount, Amount) {
+        let member = books.member_deposit.saturating_add(self.received).saturating_sub(self.paid);
+        (member, books.hub_deposit.saturating_add(self.paid).saturating_sub(self.received))
     }
-    dues
 }
 
 /// Compares account by account, and then each vault's balance with what it still owes.
-async fn reconcile(chain: &Chain, dues: &[Due], assets: &[AssetInfo]) -> Result<Vec<Reconciled>, Failure> {
+async fn reconcile(chain: &Chain, flows: &[Flow], assets: &[AssetInfo]) -> Result<Vec<Reconciled>, Failure> {
     let mut all = Vec::new();
     for (index, asset) in assets.iter().enumerate() {
         let mut row = Reconciled { asset: index, ledger: U256::ZERO, books: U256::ZERO, difference: Net::ZERO };
         let (mut vaults, mut hubs) = (BTreeSet::new(), BTreeSet::new());
-        for due in dues.iter().filter(|d| d.account.asset == asset.asset) {
-            let books = chain.books(&due.account).await.map_err(|e| chain_failure(&e))?;
-            vaults.insert(chain.vault_of(due.account.channel).await.map_err(|e| chain_failure(&e))?);
-            hubs.insert(opened_terms(chain, due.account.channel).await?.hub);
-            for (paid, owed) in [(books.member_withdrawn, due.member), (books.hub_withdrawn, due.hub)] {
+        for flow in flows.iter().filter(|f| f.account.asset == asset.asset) {
+            let books = chain.books(&flow.account).await.map_err(|e| chain_failure(&e))?;
+            vaults.insert(chain.vault_of(flow.account.channel).await.map_err(|e| chain_failure(&e))?);
+            hubs.insert(opened_terms(chain, flow.account.channel).await?.hub);
+            let (member, hub) = flow.due(&books);
+            for (paid, owed) in [(books.member_withdrawn, member), (books.hub_withdrawn, hub)] {
                 row.ledger += U256::from(paid.get());
                 row.books += U256::from(owed.get());
                 let apart = paid.saturating_sub(owed).max(owed.saturating_sub(paid));
-                row.difference = row.difference.saturating_add(proto::amount::net([apart, Amount::ZERO], [Amount::ZERO; 2]));
+                row.difference =
+                    row.difference.saturating_add(proto::amount::net([apart, Amount::ZERO], [Amount::ZERO; 2]));
             }
             row.difference = row.difference.saturating_add(Net::from_raw(books.custody()));
         }
@@ -645,6 +673,10 @@ async fn reconcile(chain: &Chain, dues: &[Due], assets: &[AssetInfo]) -> Result<
         all.push(row);
     }
     Ok(all)
+}
+
+fn differences(reconciled: &[Reconciled], assets: &[AssetInfo]) -> Vec<String> {
+    reconciled.iter().map(|r| format!("{} {}", r.difference, assets[r.asset].symbol)).collect()
 }
 
 fn show(reconciled: &[Reconciled], assets: &[AssetInfo], out: Output) {

@@ -44,7 +44,8 @@ struct Member {
 /// Runs until the process is asked to stop.
 pub async fn run(args: args::Dev, out: Output) -> Result<(), Failure> {
     let place = place(&args)?;
-    let port = |offset: u16| SocketAddr::from(([127, 0, 0, 1], if args.port_base == 0 { 0 } else { args.port_base + offset }));
+    let port =
+        |offset: u16| SocketAddr::from(([127, 0, 0, 1], if args.port_base == 0 { 0 } else { args.port_base + offset }));
     let waiting = out.spinner("starting ledger, hub and members");
     let ledger = start_ledger(&place).await?;
     let rpc = ledger.serve(port(5)).await.map_err(|e| ledger_failure(&e))?;
@@ -63,7 +64,8 @@ pub async fn run(args: args::Dev, out: Output) -> Result<(), Failure> {
     for member in &team {
         let (socket, client, name) = (member.home.socket()?, member.client.clone(), member.home.name.clone());
         serving.spawn(async move {
-            wallet::serve(&socket, move |request, sink| verbs::handle(client.clone(), name.clone(), request, sink)).await
+            wallet::serve(&socket, move |request, sink| verbs::handle(client.clone(), name.clone(), request, sink))
+                .await
         });
     }
     let ended = tokio::select! {
@@ -175,15 +177,7 @@ async fn start_member(
     Ok(Member { home, secret, client })
 }
 
-fn announce(
-    ledger: &Ledger,
-    grpc: &str,
-    rpc: &str,
-    assets: &[AssetInfo],
-    team: &[Member],
-    place: &Place,
-    out: Output,
-) {
+fn announce(ledger: &Ledger, grpc: &str, rpc: &str, assets: &[AssetInfo], team: &[Member], place: &Place, out: Output) {
     let deployment = ledger.deployment();
     out.say(format!(
         "payhub dev is ready\n  hub (gRPC)      {grpc}\n  ledger (RPC)    {rpc}, chain {}\n  adjudicator     {}\n  data            {}\n",
@@ -194,10 +188,10 @@ fn announce(
     let row = |m: &Member| vec![m.home.name.clone(), m.client.account().to_string()];
     out.table(&["member", "account on the ledger"], team.iter().map(row).collect());
     out.say("In another terminal:\n  payhub pay bob 0.0001USDH --from alice --count 10000\n  payhub balance bob\nCtrl-C stops it.");
-    let member = |m: &Member| json!({ "name": m.home.name, "account": m.client.account(), "secret": hex::encode(m.secret) });
+    let member =
+        |m: &Member| json!({ "name": m.home.name, "account": m.client.account(), "secret": hex::encode(m.secret) });
     out.object(&json!({
         "ready": true, "grpc": grpc, "rpc": rpc, "chain_id": deployment.chain_id, "adjudicator": deployment.adjudicator,
         "assets": assets, "members": team.iter().map(member).collect::<Vec<Value>>(),
     }));
 }
-

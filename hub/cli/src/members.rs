@@ -47,7 +47,13 @@ pub fn account_of(secret: &[u8; 32]) -> Address {
 }
 
 /// Does what a member's command asks and shows the result.
-pub async fn run(name: &str, at: &Where, scheme: Option<SchemeArg>, request: Request, out: Output) -> Result<(), Failure> {
+pub async fn run(
+    name: &str,
+    at: &Where,
+    scheme: Option<SchemeArg>,
+    request: Request,
+    out: Output,
+) -> Result<(), Failure> {
     let data_dir = home::data_dir(at.data_dir.as_deref())?;
     let home = MemberHome::existing(&data_dir, name)?;
     let bar = out.progress(0, title(&request));
@@ -100,7 +106,10 @@ pub async fn connect(home: &MemberHome, at: &Where, scheme: Option<SchemeArg>) -
     let mut config = home.config();
     let known = |given: &Option<String>, remembered: &Option<String>, what: &str, example: &str| {
         given.clone().or_else(|| remembered.clone()).ok_or_else(|| {
-            Failure::usage(format!("it is not known where {}'s {what} is", home.name), format!("say it once: {example}"))
+            Failure::usage(
+                format!("it is not known where {}'s {what} is", home.name),
+                format!("say it once: {example}"),
+            )
         })
     };
     let hub = known(&at.hub, &config.hub, "hub", "--hub http://127.0.0.1:7440")?;
@@ -153,7 +162,8 @@ async fn adjudicator_of(hub: &str) -> Result<Address, Failure> {
 /// Blocks until a deposit counts: none on an embedded ledger, whose blocks are final when they are durable.
 pub async fn confirmations(rpc: &str) -> Result<u64, Failure> {
     use alloy::providers::{Provider, ProviderBuilder};
-    let url = rpc.parse().map_err(|e| Failure::usage(format!("{rpc:?} is not a URL: {e}"), "as in http://127.0.0.1:7445"))?;
+    let url =
+        rpc.parse().map_err(|e| Failure::usage(format!("{rpc:?} is not a URL: {e}"), "as in http://127.0.0.1:7445"))?;
     let version = ProviderBuilder::new().connect_http(url).get_client_version().await.map_err(|e| {
         Failure::connect(format!("the ledger at {rpc} does not answer: {e}"), "start it, or correct --rpc")
     })?;
@@ -175,9 +185,8 @@ pub async fn watch(args: args::Watch, out: Output) -> Result<(), Failure> {
     out.object(&json!({ "ready": true, "member": args.member, "account": client.account() }));
     let mut events = client.events();
     let (serving, name) = (client.clone(), args.member.clone());
-    let serve = wallet::serve(&socket, move |request, sink| {
-        verbs::handle(serving.clone(), name.clone(), request, sink)
-    });
+    let serve =
+        wallet::serve(&socket, move |request, sink| verbs::handle(serving.clone(), name.clone(), request, sink));
     let show = async {
         use futures::StreamExt;
         while let Some(event) = events.next().await {
@@ -204,7 +213,8 @@ pub async fn faucet(args: args::Faucet, out: Output) -> Result<(), Failure> {
         (Err(_), Err(failure)) => return Err(failure),
     };
     let rpc = args.at.rpc.clone().or(config.rpc).or_else(|| any_rpc(&data_dir));
-    let rpc = rpc.ok_or_else(|| Failure::usage("it is not known where the ledger is", "say it: --rpc http://127.0.0.1:7445"))?;
+    let rpc = rpc
+        .ok_or_else(|| Failure::usage("it is not known where the ledger is", "say it: --rpc http://127.0.0.1:7445"))?;
     let adjudicator = ledger::genesis::DEPLOYER.create(0);
     let chain = Chain::discover(&rpc, adjudicator, 0).await.map_err(|e| chain_failure(&e))?;
     let assets = [coin(), test_dollar(ledger::genesis::DEPLOYER.create(1))];
@@ -256,8 +266,11 @@ fn show_item(value: &Value, out: Output) {
         return;
     }
     let object = value.as_object().cloned().unwrap_or_default();
-    let rest: Vec<String> =
-        object.keys().filter(|k| *k != "event" && *k != "payments").map(|k| format!("{k} {}", text(value, k))).collect();
+    let rest: Vec<String> = object
+        .keys()
+        .filter(|k| *k != "event" && *k != "payments")
+        .map(|k| format!("{k} {}", text(value, k)))
+        .collect();
     println!("{:<12} {}", text(value, "event"), rest.join("  "));
 }
 
@@ -331,5 +344,8 @@ fn show_channels(value: &Value, out: Output) {
 /// The amounts that a freshly made member of `payhub dev` gets.
 pub fn pocket_money(assets: &[AssetInfo]) -> Vec<(Amount, AssetInfo)> {
     let of = |asset: &AssetInfo| if asset.asset == NATIVE { "10" } else { "1000" };
-    assets.iter().filter_map(|a| Amount::parse_units(of(a), a.decimals).ok().map(|amount| (amount, a.clone()))).collect()
+    assets
+        .iter()
+        .filter_map(|a| Amount::parse_units(of(a), a.decimals).ok().map(|amount| (amount, a.clone())))
+        .collect()
 }

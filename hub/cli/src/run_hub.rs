@@ -162,7 +162,7 @@ async fn schemes(given: &[SchemeArg], chain: &Chain) -> Result<Vec<Scheme>, Fail
 }
 
 fn address(text: &str, flag: &str) -> Result<Address, Failure> {
-    let bad = |e| Failure::usage(format!("{flag} {text:?} is not an address: {e}"), "write 0x and 40 hexadecimal digits");
+    let bad =
+        |e| Failure::usage(format!("{flag} {text:?} is not an address: {e}"), "write 0x and 40 hexadecimal digits");
     text.parse().map_err(bad)
 }
-

@@ -44,8 +44,12 @@ pub async fn handle(client: Client, name: String, request: Request, sink: Sink) 
 /// A client's failure with its exit code.
 pub fn failure(error: &Error) -> Failure {
     let (code, reason) = match error {
-        Error::Unreachable { .. } | Error::Chain(dispute::ChainError::Unreachable { .. }) => (Code::Connect, "CANNOT_CONNECT"),
-        Error::BadUrl { .. } | Error::Missing { .. } | Error::Chain(dispute::ChainError::BadUrl { .. }) => (Code::Usage, "USAGE"),
+        Error::Unreachable { .. } | Error::Chain(dispute::ChainError::Unreachable { .. }) => {
+            (Code::Connect, "CANNOT_CONNECT")
+        }
+        Error::BadUrl { .. } | Error::Missing { .. } | Error::Chain(dispute::ChainError::BadUrl { .. }) => {
+            (Code::Usage, "USAGE")
+        }
         Error::Refused { reason, .. } | Error::Hub { reason, .. } => (Code::Refused, reason.as_str()),
         Error::Payee { .. } | Error::NoChannel | Error::UnknownAsset { .. } => (Code::NotFound, "NOT_FOUND"),
         Error::Unanswered { .. } | Error::Undecided { .. } => (Code::Unknown, "OUTCOME_UNKNOWN"),
@@ -63,7 +67,9 @@ pub fn failure(error: &Error) -> Failure {
         Error::NoChannel => "open one first: payhub open 100USDH --from NAME",
         Error::Payee { .. } => "check the name, and that the payee has opened a channel",
         Error::Refused { retryable: true, .. } => "try again in a moment",
-        Error::Unanswered { .. } => "the payment is sent again when the hub is back; `payhub history` shows how it ended",
+        Error::Unanswered { .. } => {
+            "the payment is sent again when the hub is back; `payhub history` shows how it ended"
+        }
         _ => "",
     };
     Failure::new(code, reason, error, fix)
@@ -204,7 +210,15 @@ async fn pay(client: &Client, order: PayOrder, sink: &Sink) -> Result<Value, Fai
             if due.is_none_or(|due| due <= Instant::now()) {
                 let size = order.frame.min(order.count - ordered);
                 // Latency counts from when a payment was due, so that a slow hub does not hide its own queue.
-                running.push(pay_chunk(client, asset.asset, payee, amount, &order.note, size, due.unwrap_or_else(Instant::now)));
+                running.push(pay_chunk(
+                    client,
+                    asset.asset,
+                    payee,
+                    amount,
+                    &order.note,
+                    size,
+                    due.unwrap_or_else(Instant::now),
+                ));
                 ordered += size;
                 continue;
             }
@@ -230,7 +244,8 @@ async fn pay(client: &Client, order: PayOrder, sink: &Sink) -> Result<Value, Fai
         }
     }
     if let Some(id) = tally.unknown.first() {
-        let what = format!("{} payments were made; {} wait for an answer, the first is {id}", tally.paid, tally.unknown.len());
+        let what =
+            format!("{} payments were made; {} wait for an answer, the first is {id}", tally.paid, tally.unknown.len());
         let fix = "they are sent again when the hub is back; `payhub history` shows how they ended";
         return Err(Failure::new(Code::Unknown, "OUTCOME_UNKNOWN", what, fix));
     }
@@ -440,8 +455,12 @@ pub fn event_json(event: &Event, assets: &[AssetInfo]) -> Value {
             let a = of(asset);
             json!({ "event": "unbacked", "asset": a.symbol, "amount": units(*amount, &a) })
         }
-        Event::StoreWasOld { asset, lane } => json!({ "event": "store_was_old", "asset": of(asset).symbol, "lane": lane }),
-        Event::Rebased { asset, credits } => json!({ "event": "rebased", "asset": of(asset).symbol, "credits": credits }),
+        Event::StoreWasOld { asset, lane } => {
+            json!({ "event": "store_was_old", "asset": of(asset).symbol, "lane": lane })
+        }
+        Event::Rebased { asset, credits } => {
+            json!({ "event": "rebased", "asset": of(asset).symbol, "credits": credits })
+        }
         Event::HubMisbehaved(how) => json!({ "event": "hub_misbehaved", "how": how.to_string() }),
         Event::Alarm { message } => json!({ "event": "alarm", "message": message }),
         Event::Missed { count } => json!({ "event": "missed", "count": count }),

@@ -179,20 +179,12 @@ async fn read_line(read: &mut (impl AsyncBufReadExt + Unpin)) -> std::io::Result
 }
 
 /// Asks the wallet behind a socket; `None` where no wallet runs there.
-pub async fn ask(
-    socket: &Path,
-    request: &Request,
-    mut hear: impl FnMut(Reply),
-) -> Option<Result<Value, Failure>> {
+pub async fn ask(socket: &Path, request: &Request, mut hear: impl FnMut(Reply)) -> Option<Result<Value, Failure>> {
     let stream = UnixStream::connect(socket).await.ok()?;
     Some(ask_over(stream, request, &mut hear).await)
 }
 
-async fn ask_over(
-    stream: UnixStream,
-    request: &Request,
-    hear: &mut impl FnMut(Reply),
-) -> Result<Value, Failure> {
+async fn ask_over(stream: UnixStream, request: &Request, hear: &mut impl FnMut(Reply)) -> Result<Value, Failure> {
     let (read, mut write) = stream.into_split();
     let mut line = serde_json::to_vec(request).map_err(Failure::other)?;
     line.push(b'\n');

@@ -36,7 +36,7 @@ impl World {
         let chain = Chain::over(ledger.rpc_client(), "the embedded ledger", domain, 0);
         let rich = AccountKey::from_secret(&ledger.dev_accounts()[0].secret).expect("a key");
         let bank = Submitter::new(chain.clone(), vec![rich], SubmitterConfig::local());
-        World { ledger: ledger, chain, usdh: deployment.usdh, bank }
+        World { ledger, chain, usdh: deployment.usdh, bank }
     }
 
     fn config(&self, disk: &Disk) -> HubConfig {
@@ -231,7 +231,7 @@ async fn an_agreed_settlement_is_posted_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn aledger_that_does_not_fit_is_refused() {
+async fn a_ledger_that_does_not_fit_is_refused() {
     let world = World::start().await;
     let disk = Disk::default();
     let mut config = world.config(&disk);

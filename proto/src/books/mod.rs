@@ -260,6 +260,8 @@ pub struct Books {
     open: OpenFlush,
     /// Accounts that may lack collateral, with the net that the hub needs in them beyond its target.
     wants: BTreeMap<AccountId, Amount>,
+    /// Accounts that a deposit of the hub is under way to.
+    funding: BTreeSet<AccountId>,
     /// Accounts with settlements that may still be posted, so that a new head looks at those only.
     keeping: BTreeSet<AccountId>,
     touched: BTreeSet<ChannelId>,
@@ -306,6 +308,7 @@ impl Books {
             sealed: 0,
             open: OpenFlush::default(),
             wants: BTreeMap::new(),
+            funding: BTreeSet::new(),
             keeping: BTreeSet::new(),
             touched: BTreeSet::new(),
         }
@@ -485,9 +488,12 @@ impl Books {
     /// Collateral that payees lack, as of now; each account is named once until it is asked for again.
     ///
     /// A payee is kept at the target; for a frame that needs more at once it is as much as that, up to the maximum.
+    ///
+    /// Until [`Books::funding_ended`] the accounts count as being funded: a close that a deposit of the hub crosses
+    /// would leave that deposit behind.
     pub fn take_wants(&mut self) -> Vec<Want> {
         let accounts = std::mem::take(&mut self.wants);
-        accounts
+        let wants: Vec<Want> = accounts
             .into_iter()
             .filter_map(|(id, needed)| {
                 let policy = self.policy.asset(id.asset)?;
@@ -498,7 +504,16 @@ impl Books {
                 let amount = enough.saturating_sub(clamp(account.hub_net()));
                 (!account.is_blocking() && !amount.is_zero()).then_some(Want { account: id, amount })
             })
-            .collect()
+            .collect();
+        self.funding.extend(wants.iter().map(|want| want.account));
+        wants
+    }
+
+    /// The deposits that were asked for are confirmed, or will not come.
+    pub fn funding_ended(&mut self, accounts: impl IntoIterator<Item = AccountId>) {
+        for account in accounts {
+            self.funding.remove(&account);
+        }
     }
 
     /// Looks at an account's collateral again, for a net of `needed`.
@@ -747,6 +762,9 @@ impl Books {
         account.check_open()?;
         if let Some(first) = account.kept.first().filter(|_| account.kept.len() >= KEPT_MAX) {
             return Err(Refusal::TooManyKept { kept: account.kept.len(), until: first.settlement.validUntil });
+        }
+        if ask == Ask::Close && self.funding.contains(&id) {
+            return Err(Refusal::BeingFunded);
         }
         let (member_withdrawn, hub_withdrawn) = account.split(ask)?;
         let seq = account.proposed.max(account.ledger.seq).saturating_add(1);

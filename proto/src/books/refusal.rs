@@ -137,6 +137,9 @@ pub enum Refusal {
         /// When the first of them is over, chain time in seconds.
         until: u64,
     },
+    /// A deposit of the hub is on its way to the account; a close would leave it behind.
+    #[error("the hub is just adding collateral to the account; close it when that is confirmed, in a block or two")]
+    BeingFunded,
     /// A payout that a net does not cover.
     #[error("a payout of {asked} is more than the {available} that can be paid out; ask for less")]
     PayoutTooLarge {
@@ -179,6 +182,7 @@ impl Refusal {
             Refusal::BadAck { .. } => "BAD_ACK",
             Refusal::NoSuchSettlement { .. } => "NO_SUCH_SETTLEMENT",
             Refusal::TooManyKept { .. } => "TOO_MANY_KEPT",
+            Refusal::BeingFunded => "BEING_FUNDED",
             Refusal::PayoutTooLarge { .. } => "PAYOUT_TOO_LARGE",
             Refusal::CannotClose => "CANNOT_CLOSE",
             Refusal::NothingToSettle => "NOTHING_TO_SETTLE",
@@ -196,6 +200,7 @@ impl Refusal {
                 | Refusal::PayeeUnbacked { .. }
                 | Refusal::Freezing { .. }
                 | Refusal::TooManyKept { .. }
+                | Refusal::BeingFunded
                 | Refusal::CannotClose
         )
     }

@@ -721,7 +721,9 @@ impl Member {
         }
     }
 
-    /// Notes the confirmed head's time. Settlements that are over at it no longer count.
+    /// Notes the confirmed head's time. Settlements that are over at it no longer count, so [`Member::ledger`] must
+    /// first have been told, for every account, totals of a head at least as new: a settlement that was posted in between
+    /// would otherwise count neither as kept nor as posted.
     pub fn head(&mut self, confirmed_time: u64) {
         self.confirmed_time = self.confirmed_time.max(confirmed_time);
         if self.distrust == Distrust::FromNextHead && confirmed_time > 0 {
@@ -1159,6 +1161,24 @@ impl Member {
         let faults = bad.into_iter().map(|(credit, _)| Misbehaviour::NotInTheChain { payee, credit });
         step.events.extend(faults.map(Event::Misbehaved));
         step
+    }
+
+    /// The first receipt of each payee that it has not acknowledged: what to ask the hub for when a session begins,
+    /// because a payee may have acknowledged while this member was away.
+    pub fn undelivered(&self) -> Vec<(Asset, ChannelId, u64)> {
+        let mut first: BTreeMap<(Asset, ChannelId), u64> = BTreeMap::new();
+        for (asset, account) in &self.state.accounts {
+            for (payee, credit) in account.undelivered.keys() {
+                first.entry((*asset, *payee)).or_insert(*credit);
+            }
+        }
+        first.into_iter().map(|((asset, payee), credit)| (asset, payee, credit)).collect()
+    }
+
+    /// The first receipt of one payee that it has not acknowledged.
+    pub fn undelivered_by(&self, asset: Asset, payee: ChannelId) -> Option<u64> {
+        let account = self.state.accounts.get(&asset)?;
+        account.undelivered.range((payee, 0)..=(payee, u64::MAX)).next().map(|((_, credit), _)| *credit)
     }
 
     /// The largest receipt for a payee that it has not acknowledged: to be handed to it, or posted when its account is

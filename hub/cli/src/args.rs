@@ -134,7 +134,7 @@ pub struct HubRun {
     /// Blocks until a deposit counts. Default: 0 on an embedded ledger, 6 elsewhere.
     #[arg(long)]
     pub confirmations: Option<u32>,
-    /// The challenge period of new channels, seconds. Default: 86400.
+    /// The challenge period of new channels, seconds. Default: 93600 (26 hours), with --dev 60.
     #[arg(long)]
     pub challenge_period: Option<u32>,
     /// Signature schemes to offer. Default: both where the ledger verifies Ed25519, else secp256k1.

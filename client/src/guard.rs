@@ -180,11 +180,9 @@ impl Watcher {
         Ok(())
     }
 
-    /// Tells the time, and reads the accounts that changed. What cannot be read now is read at the next block.
+    /// Reads the accounts that changed, and then tells the time. What cannot be read now is read at the next block, and
+    /// the time waits for it: a settlement that was posted in between would count neither as kept nor as posted.
     async fn report(&mut self, head: Option<BlockRef>, confirmed: Option<BlockRef>) -> Result<(), Error> {
-        if let Some(block) = confirmed.or(head.filter(|_| self.chain.confirmations() == 0)) {
-            self.tell(Input::Head { confirmed_time: block.time_s }).await?;
-        }
         for asset in self.stale.clone() {
             let account = AccountId { channel: self.channel, asset };
             match totals(&self.chain, &account, confirmed).await {
@@ -195,7 +193,10 @@ impl Watcher {
                 Err(error) => tracing::warn!(%account, %error, "an account cannot be read on the ledger yet"),
             }
         }
-        Ok(())
+        match confirmed.or(head.filter(|_| self.chain.confirmations() == 0)) {
+            Some(block) if self.stale.is_empty() => self.tell(Input::Head { confirmed_time: block.time_s }).await,
+            Some(_) | None => Ok(()),
+        }
     }
 
     async fn tell(&self, input: Input) -> Result<(), Error> {

@@ -222,10 +222,13 @@ impl Error {
 
     /// A refusal of payments for a channel that is not known to be refused for good.
     pub(crate) fn hub(status: &tonic::Status, url: &str) -> Self {
+        let unreachable = || Error::Unreachable { url: url.to_owned(), why: status.message().to_owned() };
+        // What a hub says has no source; what the connection says has: nobody there, or a server of something else.
+        if std::error::Error::source(status).is_some() {
+            return unreachable();
+        }
         match status.code() {
-            tonic::Code::Unavailable | tonic::Code::DeadlineExceeded | tonic::Code::Cancelled => {
-                Error::Unreachable { url: url.to_owned(), why: status.message().to_owned() }
-            }
+            tonic::Code::Unavailable | tonic::Code::DeadlineExceeded | tonic::Code::Cancelled => unreachable(),
             code => Error::Hub {
                 reason: format!("{code:?}"),
                 message: status.message().to_owned(),

@@ -15,11 +15,13 @@ use dispute::{
 };
 use futures::StreamExt;
 use proto::account::{Status, Totals};
+use proto::member::Member;
 use proto::{AccountId, Asset, ChannelId, ChannelTerms};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::error::Error;
-use crate::owner::{Guarded, Inbox, Input};
+use crate::owner::{Guarded, Inbox, Input, Reading};
+use crate::wallet::Wallet;
 
 /// Blocks searched at once where a node does not search the whole chain.
 const SEARCH_BLOCKS: u64 = 2_000;
@@ -49,7 +51,8 @@ pub(crate) async fn run(
     let domain = *chain.domain();
     let channel = domain.channel_id(&terms);
     let watched = inbox.clone();
-    let mut watcher = Watcher { chain: chain.clone(), channel, inbox: watched, stale: assets.into_iter().collect() };
+    let assets: BTreeSet<Asset> = assets.into_iter().collect();
+    let mut watcher = Watcher { chain: chain.clone(), channel, inbox: watched, stale: assets.clone(), assets };
     let Some(submitter) = submitter else { return watcher.run(position, poll).await };
     let (handle, requests) = tower_channel();
     let tower = Tower::new(domain);
@@ -143,6 +146,9 @@ struct Watcher {
     chain: Chain,
     channel: ChannelId,
     inbox: Inbox,
+    /// The assets that hub and member know. Anybody may deposit any token for anybody, and accounts without end in
+    /// worthless ones would make the hello too long.
+    assets: BTreeSet<Asset>,
     /// Accounts whose books are to be read again.
     stale: BTreeSet<Asset>,
 }
@@ -150,7 +156,7 @@ struct Watcher {
 impl Watcher {
     async fn run(&mut self, position: CursorState, poll: Duration) {
         let mut updates = std::pin::pin!(follow(self.chain.clone(), position.clone(), poll));
-        if self.report(position.tip(), position.confirmed()).await.is_err() {
+        if self.report(position.tip(), position.confirmed()).await.is_err() || self.look_for_closes().await.is_err() {
             return;
         }
         while let Some(update) = updates.next().await {
@@ -167,12 +173,34 @@ impl Watcher {
         }
     }
 
+    /// Accounts of payees that began to close while this program was away: they may need the receipts that it holds.
+    async fn look_for_closes(&self) -> Result<(), Error> {
+        let (reply, undelivered) = oneshot::channel();
+        let look = move |wallet: &Wallet, _: &Reading| {
+            drop(reply.send(wallet.member().map(Member::undelivered).unwrap_or_default()));
+        };
+        self.tell(Input::Read(Box::new(look))).await?;
+        for (asset, channel, _) in undelivered.await.map_err(|_| Error::Stopped)? {
+            let account = AccountId { channel, asset };
+            match self.chain.books(&account).await {
+                Ok(books) if books.status == dispute::Status::Closing => {
+                    self.tell(Input::AnotherCloses(account)).await?
+                }
+                Ok(_) => {}
+                Err(error) => tracing::warn!(%account, %error, "whether a payee's account closes cannot be read"),
+            }
+        }
+        Ok(())
+    }
+
     async fn on_step(&mut self, step: &Step) -> Result<(), Error> {
         for item in &step.items {
             let (Item::Seen(event) | Item::Confirmed(event) | Item::Reverted(event)) = item;
             let Some(account) = event.account() else { continue };
             if account.channel == self.channel {
-                self.stale.insert(account.asset);
+                if self.assets.contains(&account.asset) {
+                    self.stale.insert(account.asset);
+                }
             } else if let (Item::Seen(_), EventKind::Closing { .. }) = (item, &event.kind) {
                 self.tell(Input::AnotherCloses(account)).await?;
             }

@@ -339,12 +339,12 @@ impl Builder {
         };
         let wallet = Wallet::open(store, counter, *chain.domain(), key.clone(), self.limits)?;
         let desk = Arc::new(Desk::new(hub, url.clone(), chain.clone(), genesis));
-        let assets = match desk.info().await {
-            Ok(info) => info.assets.iter().map(|a| a.asset).collect(),
-            Err(error) => match wallet.member() {
-                Some(member) => member.assets(),
-                None => return Err(error),
-            },
+        // What the hub no longer offers is watched all the same.
+        let known = wallet.member().map(Member::assets);
+        let assets = match (desk.info().await, known) {
+            (Ok(info), known) => info.assets.iter().map(|a| a.asset).chain(known.into_iter().flatten()).collect(),
+            (Err(_), Some(known)) => known,
+            (Err(error), None) => return Err(error),
         };
         let config = self.submitter.unwrap_or_else(SubmitterConfig::local);
         let submitter = Submitter::new(chain.clone(), vec![account_key], config);

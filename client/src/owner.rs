@@ -13,7 +13,7 @@ use alloy_primitives::{B256, Bytes};
 use dispute::{Evidence, Order, RespondOrder, SettleOrder, Submitter};
 use proto::account::{Status, Totals};
 use proto::frame::{BYTES_MAX, NOTE_MAX, PAYEES_MAX, PAYMENTS_MAX};
-use proto::member::{self, Ask, FRAME_OVERHEAD, Member, PAYMENT_OVERHEAD, PayError, Step};
+use proto::member::{self, Ask, Decline, FRAME_OVERHEAD, Member, PAYMENT_OVERHEAD, PayError, Step};
 use proto::typed::server_id;
 use proto::wire::{self, v1};
 use proto::{AccountId, Amount, Asset, ChannelId, ChannelTerms, Payment, PaymentId, Proven};
@@ -43,6 +43,10 @@ const ACK_EVERY: Duration = Duration::from_millis(250);
 const ACK_CREDITS: u64 = 1024;
 /// Messages of credits that the hub may send ahead.
 const CREDIT_WINDOW: u32 = 256;
+/// How long a proposal may wait for what the hub saw first: a block, a confirmation, a credit under way.
+const PROPOSAL_PATIENCE: Duration = Duration::from_secs(10);
+/// Proposals that wait; more are declined at once.
+const PROPOSALS_MAX: usize = 16;
 /// Frames in which a payment is tried.
 const ATTEMPTS_MAX: u32 = 8;
 /// Pause before a refused payment is tried again, where the hub names none.
@@ -173,7 +177,11 @@ pub(crate) struct Owner {
     in_flight: HashMap<PaymentId, Queued>,
     asks: BTreeMap<u64, Asked>,
     next_ask: u64,
+    /// Proposals that wait for what the hub saw first.
+    proposals: Vec<(v1::SettlementProposal, Instant)>,
     effects: Vec<Effect>,
+    /// Questions about the state, answered when what this round decided is written.
+    reads: Vec<Look>,
     events: broadcast::Sender<Event>,
     has_channel: watch::Sender<bool>,
     guarded: watch::Sender<Guarded>,
@@ -244,7 +252,9 @@ impl Owner {
             in_flight: HashMap::new(),
             asks: BTreeMap::new(),
             next_ask: 1,
+            proposals: Vec::new(),
             effects: Vec::new(),
+            reads: Vec::new(),
             events,
             has_channel,
             guarded,
@@ -312,7 +322,7 @@ impl Owner {
                 let result = self.with_member(|m| Ok(m.rebase(asset))).map(|step| self.take(step));
                 self.answer(reply, result);
             }
-            Input::Read(read) => read(&self.wallet, &self.reading),
+            Input::Read(read) => self.reads.push(read),
             Input::Challenge { host, nonce, expires, reply } => self.on_challenge(&host, nonce, expires, reply),
             Input::Welcome { welcome, out, alive } => self.on_welcome(&welcome, out, alive),
             Input::Message(message) => self.on_message(*message),
@@ -334,6 +344,9 @@ impl Owner {
 
     /// Signs what can be signed, writes everything down, then lets the effects leave.
     fn finish_round(&mut self) -> Result<(), Error> {
+        for (proposal, until) in std::mem::take(&mut self.proposals) {
+            self.on_proposal(&proposal, until);
+        }
         self.pump();
         self.note_unbacked();
         if let Some(error) = self.failed.take() {
@@ -341,6 +354,10 @@ impl Owner {
         }
         if self.wallet.is_dirty() {
             self.wallet.commit()?;
+        }
+        // What is shown is durable: nobody may count on what this disk could still lose.
+        for read in std::mem::take(&mut self.reads) {
+            read(&self.wallet, &self.reading);
         }
         let due = self.acked_at.elapsed() >= ACK_EVERY;
         if due {
@@ -604,6 +621,19 @@ impl Owner {
     }
 }
 
+/// Whether a proposal is declined for what this member may only not have seen yet.
+fn may_pass(decline: &Decline) -> bool {
+    match decline {
+        Decline::BeyondDeposits | Decline::Unbacked | Decline::TooLong { .. } | Decline::NotAskedFor => true,
+        Decline::NoAccount
+        | Decline::Final
+        | Decline::StoreMayBeOld
+        | Decline::Frozen
+        | Decline::Seq { .. }
+        | Decline::Falls => false,
+    }
+}
+
 struct Refusal {
     reason: String,
     message: String,
@@ -676,6 +706,7 @@ impl Owner {
 
     fn on_disconnected(&mut self, why: String) {
         self.hang_up();
+        self.proposals.clear();
         self.effects.push(Effect::Tell(Event::Disconnected { why: why.clone() }));
         for (_, asked) in std::mem::take(&mut self.asks) {
             let why = format!("the session ended before the settlement was agreed: {why}");
@@ -699,7 +730,7 @@ impl Owner {
             }
             FromHub::Credited(m) => self.on_credited(m),
             FromHub::Delivered(m) => self.on_delivered(&m),
-            FromHub::Proposal(m) => self.on_proposal(&m),
+            FromHub::Proposal(m) => self.on_proposal(&m, Instant::now() + PROPOSAL_PATIENCE),
             FromHub::SettlementRefused(m) => {
                 if let Some(asked) = self.asks.remove(&m.tag) {
                     let refused = Error::Hub { reason: m.reason, message: m.message, retryable: m.retryable };
@@ -807,7 +838,9 @@ impl Owner {
         self.send(ToHub::SettlementRequest(request));
     }
 
-    fn on_proposal(&mut self, message: &v1::SettlementProposal) {
+    /// Signs a proposal or declines it; one that this member's view of ledger and credits does not reach yet is looked
+    /// at again until then.
+    fn on_proposal(&mut self, message: &v1::SettlementProposal, until: Instant) {
         let Some(member) = self.wallet.member_mut() else { return };
         let proposal = match wire::read_proposal(member.channel(), message) {
             Ok(proposal) => proposal,
@@ -832,6 +865,9 @@ impl Owner {
                     asked.seq = Some(seq);
                 }
                 self.send(ToHub::SettlementAnswer(wire::answer_message(asset, seq, Some(&signed))));
+            }
+            Err(decline) if may_pass(&decline) && Instant::now() < until && self.proposals.len() < PROPOSALS_MAX => {
+                self.proposals.push((message.clone(), until));
             }
             Err(decline) => {
                 tracing::warn!(%decline, seq, "a proposed settlement is not signed");
@@ -917,7 +953,8 @@ impl Owner {
         self.effects.push(Effect::Answer(Box::new(move || {
             runtime.spawn(async move {
                 if let Err(why) = submitter.submit(Order::new(call)).await.mined() {
-                    tracing::warn!(%account, why, "a receipt for a closing payee was not posted");
+                    // The payee's own tower may have been first: then there is nothing left to prove.
+                    tracing::info!(%account, why, "a receipt for a closing payee was not posted");
                 }
             });
         })));

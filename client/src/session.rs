@@ -30,8 +30,12 @@ pub(crate) type Hub = MemberClient<Channel>;
 
 /// A client of the hub's service that connects when it is used.
 pub(crate) fn hub(url: &str) -> Result<Hub, Error> {
-    let endpoint = Endpoint::from_shared(url.to_owned())
-        .map_err(|e| Error::BadUrl { url: url.to_owned(), why: e.to_string() })?
+    let bad = |why: String| Error::BadUrl { url: url.to_owned(), why };
+    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|e| bad(e.to_string()))?;
+    if endpoint.uri().scheme().is_none() {
+        return Err(bad("it does not begin with http://".to_owned()));
+    }
+    let endpoint = endpoint
         .connect_timeout(Duration::from_secs(5))
         .http2_keep_alive_interval(Duration::from_secs(20))
         .keep_alive_while_idle(true)

@@ -1123,7 +1123,10 @@ fn explain_token(error: TokenRefusals::TokenRefusalsErrors) -> (RefusalClass, St
             )
         }
         T::ERC3009InvalidAuthorizationTime(e) => {
-            format!("the authorisation counts after {} and before {}; have a new one signed", e.validAfter, e.validBefore)
+            format!(
+                "the authorisation counts after {} and before {}; have a new one signed",
+                e.validAfter, e.validBefore
+            )
         }
         T::ERC3009InvalidSignature(_) | T::ECDSAInvalidSignature(_) => {
             "the authorisation is not signed by its payer for this amount, channel, asset and side".to_owned()

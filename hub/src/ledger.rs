@@ -163,7 +163,6 @@ impl Follower {
         let mut update = LedgerUpdate {
             confirmed: step.confirmed.map_or(0, |block| block.number),
             confirmed_time: step.confirmed.map_or(0, |block| block.time_s),
-            cursor: self.stored.clone(),
             ..LedgerUpdate::default()
         };
         let moved = !step.items.is_empty() || step.head.number >= self.stored_at.saturating_add(POSITION_EVERY_BLOCKS);
@@ -190,22 +189,17 @@ impl Follower {
         }
         let closing: Vec<AccountId> =
             totals.iter().filter(|(_, t)| t.status == Status::Closing).map(|(id, _)| *id).collect();
+        let before = self.stored.clone();
         if moved {
             let bytes = postcard::to_stdvec(&step.state).expect("memory takes whatever is written to it");
             self.stored_at = step.head.number;
             self.stored = bytes.into();
         }
-        // The position goes with the last part: a crash between two parts reads the blocks again, and totals are absolute.
-        let mut totals: Vec<(AccountId, Totals)> = totals.into_iter().collect();
-        while totals.len() > TOTALS_MAX {
-            let rest = totals.split_off(TOTALS_MAX);
-            let part = LedgerUpdate { totals, opened: std::mem::take(&mut update.opened), ..update.clone() };
-            self.tell(part).await?;
-            totals = rest;
-        }
-        update.totals = totals;
         update.cursor = self.stored.clone();
-        self.tell(update).await?;
+        update.totals = totals.into_iter().collect();
+        for part in parts(update, before) {
+            self.tell(part).await?;
+        }
         for account in closing {
             self.watch(account).await?;
         }
@@ -311,6 +305,21 @@ impl Follower {
     }
 }
 
+/// Cuts an update so that each record stays small. The new position goes with the last part: a crash between two parts
+/// reads the blocks again, and totals are absolute. The time goes with it too: a settlement that is over at it counts as
+/// posted only once the totals of its account are told.
+fn parts(mut update: LedgerUpdate, position_before: Bytes) -> Vec<LedgerUpdate> {
+    let mut parts = Vec::new();
+    while update.totals.len() > TOTALS_MAX {
+        let rest = update.totals.split_off(TOTALS_MAX);
+        let totals = std::mem::replace(&mut update.totals, rest);
+        let opened = std::mem::take(&mut update.opened);
+        parts.push(LedgerUpdate { opened, totals, cursor: position_before.clone(), ..LedgerUpdate::default() });
+    }
+    parts.push(update);
+    parts
+}
+
 /// What counts when it is seen.
 fn seen(all: &mut BTreeMap<AccountId, Totals>, event: &LedgerEvent) {
     let Some(totals) = event.account().map(|id| all.entry(id).or_default()) else { return };
@@ -344,8 +353,10 @@ fn seen(all: &mut BTreeMap<AccountId, Totals>, event: &LedgerEvent) {
     }
 }
 
-/// What counts when it is confirmed.
+/// What counts when it is confirmed. It counts as seen as well: an account that was closed in the very block that opened
+/// its channel was unknown when that block was seen.
 fn confirmed(all: &mut BTreeMap<AccountId, Totals>, event: &LedgerEvent) {
+    seen(all, event);
     let Some(totals) = event.account().map(|id| all.entry(id).or_default()) else { return };
     match &event.kind {
         EventKind::Deposited { side: Side::Member, total, .. } => {
@@ -717,4 +728,39 @@ async fn collect(
 
 fn why(outcome: Outcome) -> String {
     outcome.mined().err().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_and_position_go_on_with_the_last_part_only() {
+        let account = |i: usize| AccountId { channel: proto::ChannelId(B256::from(U256::from(i))), asset: NATIVE };
+        let update = LedgerUpdate {
+            confirmed: 7,
+            confirmed_time: 1_000,
+            totals: (0..2 * TOTALS_MAX + 1).map(|i| (account(i), Totals::default())).collect(),
+            cursor: vec![2].into(),
+            ..LedgerUpdate::default()
+        };
+        let parts = parts(update, vec![1].into());
+        let told: Vec<_> = parts.iter().map(|p| (p.totals.len(), p.confirmed, p.confirmed_time, p.cursor[0])).collect();
+        assert_eq!(told, [(TOTALS_MAX, 0, 0, 1), (TOTALS_MAX, 0, 0, 1), (1, 7, 1_000, 2)]);
+    }
+    #[test]
+    fn a_close_in_the_block_of_the_opening_is_not_missed() {
+        let account = AccountId { channel: proto::ChannelId(B256::repeat_byte(1)), asset: NATIVE };
+        let closing = LedgerEvent {
+            block_number: 1,
+            block_hash: B256::ZERO,
+            block_time_s: 1,
+            log_index: 1,
+            tx_hash: B256::ZERO,
+            kind: EventKind::Closing { account, deadline_s: 100 },
+        };
+        let mut totals = BTreeMap::new();
+        confirmed(&mut totals, &closing);
+        assert_eq!((totals[&account].status, totals[&account].deadline), (Status::Closing, 100));
+    }
 }

@@ -62,6 +62,9 @@ use crate::server::Caps;
 
 /// Time that people need to notice and react, seconds: the largest part of a challenge period outside development.
 pub const PEOPLE_TIME_S: u64 = 24 * 3600;
+/// How far a member's view of the ledger may lag behind the hub's, seconds: members agree to a longest validity from the
+/// head that they know, so that proposals stay this much below it.
+const VALIDITY_SLACK_S: u64 = 600;
 /// Time to include the responses of a mass exit, seconds.
 pub const MASS_EXIT_TIME_S: u64 = 3600;
 /// Blocks over which the block time is measured.
@@ -246,7 +249,7 @@ pub struct Hub {
 
 impl HubConfig {
     /// A hub for one seed and store with defaults for the rest: loopback, any port, both schemes, a challenge period of
-    /// 26 hours, settlements valid for an hour.
+    /// 26 hours, settlements valid for 50 minutes.
     pub fn new(seed: [u8; 32], store: StoreAt, assets: Vec<AssetPolicy>) -> Self {
         HubConfig {
             seed,
@@ -256,7 +259,7 @@ impl HubConfig {
             host: "localhost".to_owned(),
             assets,
             challenge_period_s: 26 * 3600,
-            settlement_validity_s: proto::account::SETTLEMENT_VALIDITY_S,
+            settlement_validity_s: proto::account::SETTLEMENT_VALIDITY_S - VALIDITY_SLACK_S,
             schemes: vec![Scheme::Ed25519, Scheme::Secp256k1],
             development: false,
             ledger_accounts: 1,
@@ -438,7 +441,7 @@ impl Hub {
         ));
         let (agreed, to_post) = mpsc::unbounded_channel();
         let machine = Machine { books, rows, journal, commands, queue, durable, agreed, checkpoint_flushes };
-        let (threads, failure) = machine.start(&core);
+        let (threads, failure, guard) = machine.start(&core);
         let mut tasks = Vec::new();
         let ledger = chain.map(|chain| {
             let keys = (0..ledger_accounts.max(1)).map(|number| account_key(&seed, number)).collect();
@@ -446,7 +449,7 @@ impl Hub {
             LedgerTasks { core: core.clone(), chain, submitter, account, start_block, poll, agreed: to_post }
         });
         let handle = ledger.as_ref().map(LedgerTasks::handle);
-        tasks.extend(ledger.map(|ledger| tokio::spawn(ledger.run())));
+        tasks.extend(ledger.map(|ledger| tokio::spawn(guard.watch("ledger's tasks", ledger.run()))));
         let operations = Operations { core: core.clone(), ledger: handle };
         let caps = Caps { connections: limits.connections_max, per_ip: limits.connections_per_ip_max };
         let members = server::serve_members(MemberService(core), listener, caps, ended.clone());
@@ -492,7 +495,7 @@ struct Machine {
 }
 
 impl Machine {
-    fn start(self, core: &Arc<Core>) -> (Vec<JoinHandle<()>>, watch::Receiver<Option<HubFailed>>) {
+    fn start(self, core: &Arc<Core>) -> (Vec<JoinHandle<()>>, watch::Receiver<Option<HubFailed>>, FailStop) {
         use std::sync::mpsc as thread_channel;
         let Machine { books, rows, journal, commands, queue, durable, agreed, checkpoint_flushes } = self;
         let (failures, failure) = watch::channel(None);
@@ -525,7 +528,7 @@ impl Machine {
             guard.spawn("committer", move || committer.run()),
             guard.spawn("checkpointer", move || run_checkpoints(&rows, &snapshots, &done)),
         ];
-        (threads, failure)
+        (threads, failure, guard)
     }
 }
 
@@ -550,20 +553,40 @@ impl FailStop {
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => format!("a rule that must hold did not (the {name} panicked); see the log"),
             };
-            tracing::error!(thread = name, why, "the hub stops");
-            guard.failures.send_if_modified(|failure| {
-                let first = failure.is_none();
-                failure.get_or_insert(HubFailed { why });
-                first
-            });
-            guard.core.ended.cancel();
-            // The other threads end when they find their channels closed; this wakes the one that waits for commands. A
-            // full queue wakes it as well.
-            if let Some(queue) = guard.queue.upgrade() {
-                let _ = queue.try_send(Command::Wake);
-            }
+            guard.stop(name, why);
         };
         std::thread::Builder::new().name(format!("hub-{name}")).spawn(body).expect("the system starts three threads")
+    }
+
+    /// Runs what must not end before the hub does: payments that go on while nobody watches the ledger would lend money
+    /// to whoever closes.
+    async fn watch(self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        // Dropped with this task, so that ending the hub ends it.
+        let mut work = tokio::task::JoinSet::from_iter([work]);
+        let ended = work.join_next().await;
+        if self.core.ended.is_cancelled() || self.core.queue.is_closed() {
+            return;
+        }
+        let why = match ended {
+            Some(Err(_)) => format!("a rule that must hold did not (the {name} panicked); see the log"),
+            Some(Ok(())) | None => format!("the {name} ended; see the alarms"),
+        };
+        self.stop(name, why);
+    }
+
+    fn stop(&self, name: &'static str, why: String) {
+        tracing::error!(thread = name, why, "the hub stops");
+        self.failures.send_if_modified(|failure| {
+            let first = failure.is_none();
+            failure.get_or_insert(HubFailed { why });
+            first
+        });
+        self.core.ended.cancel();
+        // The other threads end when they find their channels closed; this wakes the one that waits for commands. A full
+        // queue wakes it as well.
+        if let Some(queue) = self.queue.upgrade() {
+            let _ = queue.try_send(Command::Wake);
+        }
     }
 }
 

@@ -39,10 +39,11 @@ pub(crate) const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// See [`KEEPALIVE_INTERVAL`].
 pub(crate) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Calls under way on one connection.
-pub(crate) const STREAMS_MAX: u32 = 256;
-/// Events streams and their buffers: pages that wait for one caller.
-pub(crate) const EVENTS_OUTBOX_MAX: usize = 64;
+/// Calls under way on one connection: a client has one session and a few questions, and every answer that is not read
+/// may hold megabytes.
+pub(crate) const STREAMS_MAX: u32 = 32;
+/// Events that wait for one caller; one of them may be a credit as large as a flush.
+pub(crate) const EVENTS_OUTBOX_MAX: usize = 4;
 /// A checkpoint begins at the latest after this many index entries (about 100 MB of memory)...
 pub(crate) const CHECKPOINT_ENTRIES: usize = 1 << 20;
 /// ...or this many bytes of journal (seconds of replay)...

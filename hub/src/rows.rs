@@ -15,7 +15,7 @@
 //!
 //! A payment's row says where it is, never what it is: a look-up reads the journal and compares.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -42,10 +42,15 @@ const PART_BYTES: usize = 15 << 10;
 /// Flushes kept decoded and signed, and payments in them: live sessions are served from here.
 const RECENT_FLUSHES: usize = 2048;
 const RECENT_PAYMENTS: usize = 1 << 18;
+/// Old records kept decoded, a few MiB each at most.
+const LOOKED_INTO_MAX: usize = 8;
 const SCAN_ROWS: usize = 512;
 /// Credits between a payer's and the acknowledgement that covers it: 2 MiB of digests. A payee's client acknowledges at
 /// least every 1,024 credits; one that does not leaves its payers with their receipts.
 const DELIVERY_CREDITS_MAX: u64 = 1 << 16;
+/// Flushes read for one delivery: a payee that is paid in many small flushes and seldom acknowledges must not cost the hub
+/// seconds for every question of an accomplice.
+const DELIVERY_FLUSHES_MAX: usize = 4096;
 
 /// Everything that is looked up; shared by all threads.
 #[derive(Debug)]
@@ -60,6 +65,9 @@ pub(crate) struct Rows {
     directory: RwLock<HashMap<ChannelId, Arc<ChannelTerms>>>,
     newest: Mutex<Newest>,
     recent: Mutex<Recent>,
+    /// Old records that were looked into lately, newest last: whoever sends an old frame again names one flush up to a
+    /// thousand times, and the sequencer must not read it as often.
+    looked_into: Mutex<VecDeque<Arc<FlushRecord>>>,
     garbage: Mutex<Vec<Vec<u8>>>,
     payments_total: AtomicU64,
     /// The flush up to which they are counted.
@@ -143,6 +151,7 @@ impl Rows {
             directory: RwLock::default(),
             newest: Mutex::default(),
             recent: Mutex::default(),
+            looked_into: Mutex::default(),
             garbage: Mutex::default(),
             payments_total: AtomicU64::new(0),
             counted: AtomicU64::new(0),
@@ -285,11 +294,7 @@ impl Rows {
                 Entry::Acked(ack) => {
                     entries.push([self.ack_key(ack.body().account()), ack.body().credits, number]);
                 }
-                Entry::Opened(_)
-                | Entry::Named(..)
-                | Entry::Frame(_)
-                | Entry::Agreed(_)
-                | Entry::Frozen { .. } => {}
+                Entry::Opened(_) | Entry::Named(..) | Entry::Frame(_) | Entry::Agreed(_) | Entry::Frozen { .. } => {}
             }
         }
         self.places.add(entries);
@@ -448,7 +453,12 @@ impl Rows {
             return Ok(None);
         }
         let (mut head_before, mut digests, mut next) = (None, Vec::new(), credit);
+        let mut flushes = 0;
         while next <= newest {
+            flushes += 1;
+            if flushes > DELIVERY_FLUSHES_MAX {
+                return Ok(None);
+            }
             let Some(flush) = self.flush_of_credit(account, next)? else { return Ok(None) };
             let flushed = self.flushed(flush)?;
             let least = next;
@@ -496,7 +506,16 @@ impl Rows {
                 return Ok(record);
             }
         }
-        Ok(Arc::new(decode_record(number, &self.journal.read(number)?)?))
+        if let Some(record) = lock(&self.looked_into).iter().find(|record| record.number == number) {
+            return Ok(record.clone());
+        }
+        let record = Arc::new(decode_record(number, &self.journal.read(number)?)?);
+        let mut looked_into = lock(&self.looked_into);
+        if looked_into.len() >= LOOKED_INTO_MAX {
+            looked_into.pop_front();
+        }
+        looked_into.push_back(record.clone());
+        Ok(record)
     }
 
     /// A payment of a payer, if it was ever accepted.

@@ -92,15 +92,26 @@ impl Member for MemberService {
         let request = request.into_inner();
         let payer = self.0.channel_of(&request.token).ok_or_else(status::bad_token)?;
         let id = wire::read_payment_id("id", &request.id).map_err(|e| status::malformed(&e))?;
-        // What is accepted and not yet durable is neither known nor unknown: wait for it.
-        self.0.barrier().await.map_err(ended)?;
-        let rows = self.0.rows.clone();
-        let found = read_rows(&self.0, move || {
-            let Some(known) = rows.payment(payer, id)? else { return Ok(None) };
-            let flushed = rows.flushed(known.flush)?;
-            Ok(Some((known, flushed)))
-        });
-        let Some((known, flushed)) = found.await? else { return Ok(Response::new(v1::GetPaymentResponse::default())) };
+        let (known, flushed) = loop {
+            // What is accepted and not yet durable is neither known nor unknown: wait for it.
+            self.0.barrier().await.map_err(ended)?;
+            let durable = *self.0.durable.borrow();
+            let rows = self.0.rows.clone();
+            let found = read_rows(&self.0, move || match rows.payment(payer, id)? {
+                // It was accepted after the wait.
+                Some(known) if known.flush > durable => Ok(Some(None)),
+                Some(known) => {
+                    let flushed = rows.flushed(known.flush)?;
+                    Ok(Some(Some((known, flushed))))
+                }
+                None => Ok(None),
+            });
+            match found.await? {
+                None => return Ok(Response::new(v1::GetPaymentResponse::default())),
+                Some(None) => {}
+                Some(Some(found)) => break found,
+            }
+        };
         let credit = flushed.credit_of(payer, known.asset, known.payment.payee, id);
         Ok(Response::new(v1::GetPaymentResponse {
             known: true,

@@ -40,9 +40,9 @@ pub(crate) enum Command {
     /// A member asks for a settlement.
     Request { link: Arc<Link>, tag: u64, account: AccountId, ask: Ask },
     /// A member's signature under a proposal.
-    Answer { account: AccountId, seq: u64, signature: Signature },
+    Answer { link: Arc<Link>, account: AccountId, seq: u64, signature: Signature },
     /// A connection ended.
-    Goodbye { channel: ChannelId, session: SessionId },
+    Goodbye { link: Arc<Link> },
     /// The ledger went on; answered when that is durable.
     Ledger { update: LedgerUpdate, done: oneshot::Sender<()> },
     /// The hub itself asks for a settlement.
@@ -290,13 +290,8 @@ impl Sequencer {
             Command::Hello { link, newest_batch, forked, name } => self.hello(link, newest_batch, forked, &name),
             Command::Ack { ack } => self.ack(ack),
             Command::Request { link, tag, account, ask } => self.request(link, tag, account, ask),
-            Command::Answer { account, seq, signature } => self.agree(account, seq, signature),
-            Command::Goodbye { channel, session } => {
-                self.books.goodbye(channel, session);
-                if self.links.get(&channel).is_some_and(|link| link.id == session) {
-                    self.links.remove(&channel);
-                }
-            }
+            Command::Answer { link, account, seq, signature } => self.agree(&link, account, seq, signature),
+            Command::Goodbye { link } => self.end_session(&link),
             Command::Ledger { update, done } => self.ledger(update, done),
             Command::Settle { account, ask, done } => {
                 let proposed = self.books.propose(account, ask);
@@ -421,13 +416,36 @@ impl Sequencer {
         self.tell(channel, Event::Message(Box::new(v1::HubMessage { kind: Some(kind) })));
     }
 
-    fn agree(&mut self, account: AccountId, seq: u64, signature: Signature) {
+    /// Takes a signature under a proposal, once: what is agreed is posted once, and each posting costs the hub gas. This
+    /// is the one signature that is checked here, so a session that gives a bad one is over, and with it what it has in
+    /// the queue.
+    fn agree(&mut self, link: &Arc<Link>, account: AccountId, seq: u64, signature: Signature) {
+        if self.books.session(link.channel) != Some(link.id) {
+            return;
+        }
         let Some(proposal) = self.books.waiting(account).into_iter().find(|s| s.seq == seq) else { return };
+        let agreed = |s: &Signed<Settlement>| *s.body() == proposal;
+        if self.books.account(account).is_some_and(|a| a.agreed.iter().any(agreed)) {
+            return;
+        }
         let Some(key) = self.rows.terms(account.channel).and_then(|terms| member_key(&terms)) else { return };
-        let signed = Signed::verify(self.books.domain(), &key, proposal, signature);
-        match signed.map_err(|e| e.to_string()).and_then(|s| self.books.agree(s).map_err(|e| e.to_string())) {
-            Ok(()) => self.open.agreed.push((account, seq)),
-            Err(why) => tracing::debug!(%account, seq, why, "a signature under a settlement was dropped"),
+        match Signed::verify(self.books.domain(), &key, proposal, signature) {
+            Ok(signed) => match self.books.agree(signed) {
+                Ok(()) => self.open.agreed.push((account, seq)),
+                Err(refusal) => tracing::debug!(%account, seq, %refusal, "a signature under a settlement was dropped"),
+            },
+            Err(error) => {
+                self.end_session(link);
+                let message = format!("the signature under settlement {seq} is not this member's: {error}");
+                self.answer(link.clone(), Event::Farewell { reason: "BAD_SIGNATURE", message });
+            }
+        }
+    }
+
+    fn end_session(&mut self, link: &Link) {
+        self.books.goodbye(link.channel, link.id);
+        if self.links.get(&link.channel).is_some_and(|known| known.id == link.id) {
+            self.links.remove(&link.channel);
         }
     }
 

@@ -176,7 +176,8 @@ async fn read(
                 let (asset, seq, signature) = wire::read_answer(key.scheme, &answer).map_err(bad_message)?;
                 // A proposal that is declined just expires: its money stays reserved until then in any case.
                 let Some(signature) = signature else { continue };
-                Command::Answer { account: AccountId { channel: link.channel, asset }, seq, signature }
+                let account = AccountId { channel: link.channel, asset };
+                Command::Answer { link: link.clone(), account, seq, signature }
             }
             Some(client_message::Kind::Window(window)) => {
                 let widen = |w: u32| Some(w.saturating_add(window.more).min(WINDOW_MAX));
@@ -528,7 +529,7 @@ struct Goodbye {
 
 impl Drop for Goodbye {
     fn drop(&mut self) {
-        let command = Command::Goodbye { channel: self.link.channel, session: self.link.id };
+        let command = Command::Goodbye { link: self.link.clone() };
         let queue = self.core.queue.clone();
         if let Err(mpsc::error::TrySendError::Full(command)) = queue.try_send(command)
             && let Ok(runtime) = tokio::runtime::Handle::try_current()

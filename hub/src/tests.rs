@@ -552,6 +552,30 @@ async fn a_settlement_is_kept_proposed_again_and_agreed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_bad_signature_under_a_settlement_ends_the_session() {
+    let (_disk, hub, alice, bob) = world(Scheme::Ed25519).await;
+    let mut a = alice.connect(&hub).await;
+    let settlement = hub.settle(alice.account(), proto::books::Ask::Withdraw(amount(5))).await.expect("proposed");
+    assert!(matches!(a.next().await, Kind::Proposal(_)));
+    let of_bob = Signed::sign(&domain(), &bob.key, settlement.clone());
+    a.send(ToHub::SettlementAnswer(wire::answer_message(asset(), 1, Some(&of_bob)))).await;
+    let Kind::Farewell(farewell) = a.next().await else { panic!("a farewell") };
+    assert_eq!(farewell.reason, "BAD_SIGNATURE");
+    // What it had sent before is nobody's word any more, and the next session may agree.
+    let a = alice.connect(&hub).await;
+    let signed = Signed::sign(&domain(), &alice.key, settlement);
+    a.send(ToHub::SettlementAnswer(wire::answer_message(asset(), 1, Some(&signed)))).await;
+    let core = &hub.operations.core;
+    loop {
+        core.barrier().await.expect("runs");
+        if core.rows.settlement(alice.account(), 1).expect("reads").is_some() {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_store_survives_checkpoints_and_their_crashes() {
     // Without a fault, and with the index failing at each of its first operations, mark and sync included.
     for fail_at in [None].into_iter().chain((0..12).map(Some)) {

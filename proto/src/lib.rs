@@ -78,8 +78,9 @@
 //! * **I3** nothing leaves before the record that implies it is durable, on either side.
 //! * **I4** for every flush and asset: debits = credits + the hub's income.
 //! * **I5** a payment id has one outcome for ever.
-//! * **I6** what a verifier accepts off the ledger, the contract accepts, and the other way round (but for key torsion,
-//!   which only programs check).
+//! * **I6** what a verifier accepts off the ledger, the contract accepts, and the other way round. The one exception are
+//!   Ed25519 keys with torsion, of small order or off the curve: the contract opens channels with them, programs refuse to
+//!   serve or use those.
 //! * **I7** for every unit that a party counts as its own it holds, durable, the evidence that the ledger will pay it.
 //! * **I8** memory, queues, frames, messages and evidence are bounded, and each bound has a defined behaviour.
 //! * **I9** per vault and asset: balance >= custody + claimable.

@@ -1,5 +1,7 @@
 //! The stories, by the part of the system that they are about.
 
+mod adversaries;
 mod contract;
-mod model;
 mod layering;
+mod model;
+mod stories;

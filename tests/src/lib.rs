@@ -3,3 +3,4 @@
 pub mod chains;
 pub mod dice;
 pub mod model;
+pub mod town;

@@ -188,7 +188,7 @@ pub enum KeysCommand {
     New {
         /// The member's name.
         name: String,
-        /// The data folder. Default: `~/.payhub`.
+        /// The data folder. Default: that of the `payhub dev` that was started last, else `~/.payhub`.
         #[arg(long, env = "PAYHUB_DATA_DIR")]
         data_dir: Option<PathBuf>,
         /// Takes this secret instead of a random one: 64 hexadecimal digits, `-` to read them from standard input.
@@ -212,8 +212,8 @@ pub struct Deploy {
     #[arg(long, default_value_t = 2_592_000)]
     pub challenge_max: u32,
     /// Vaults that the channels' money is spread over.
-    #[arg(long, default_value_t = 16)]
-    pub shards: u32,
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=128))]
+    pub shards: u16,
     /// Also deploys the test dollar.
     #[arg(long)]
     pub test_dollar: bool,
@@ -224,6 +224,7 @@ pub struct Faucet {
     /// A member's name or an address.
     pub to: String,
     /// An amount with its unit, as in 100USDH or 2COIN.
+    #[arg(allow_hyphen_values = true)]
     pub amount: String,
     #[command(flatten)]
     pub at: Where,
@@ -232,6 +233,7 @@ pub struct Faucet {
 #[derive(Debug, Args)]
 pub struct Open {
     /// The first deposit, as in 100USDH.
+    #[arg(allow_hyphen_values = true)]
     pub amount: String,
     /// The member.
     #[arg(long)]
@@ -246,6 +248,7 @@ pub struct Open {
 #[derive(Debug, Args)]
 pub struct Fund {
     /// What to add, as in 100USDH.
+    #[arg(allow_hyphen_values = true)]
     pub amount: String,
     /// The member.
     #[arg(long)]
@@ -257,6 +260,7 @@ pub struct Fund {
 #[derive(Debug, Args)]
 pub struct Withdraw {
     /// What to take out, as in 10USDH.
+    #[arg(allow_hyphen_values = true)]
     pub amount: String,
     /// The member.
     #[arg(long)]
@@ -270,6 +274,7 @@ pub struct Pay {
     /// Whom: a member's name or a channel id.
     pub to: String,
     /// How much each time, as in 0.0001USDH.
+    #[arg(allow_hyphen_values = true)]
     pub amount: String,
     /// The payer.
     #[arg(long)]

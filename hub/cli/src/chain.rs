@@ -78,17 +78,19 @@ pub fn units_256(value: U256, asset: &AssetInfo) -> String {
 
 /// A failure to reach or trust a chain, with its exit code.
 pub fn chain_failure(error: &ChainError) -> Failure {
-    let code = match error {
-        ChainError::Unreachable { .. } | ChainError::BadUrl { .. } => Code::Connect,
-        ChainError::WrongChain { .. }
-        | ChainError::WrongGenesis { .. }
-        | ChainError::NoContract { .. }
-        | ChainError::WrongContract { .. }
-        | ChainError::Refused { .. }
-        | ChainError::Event(_)
-        | ChainError::Nonsense { .. } => Code::Other,
+    let (code, reason) = match error {
+        ChainError::Unreachable { .. } | ChainError::Nonsense { .. } => (Code::Connect, "CANNOT_CONNECT"),
+        ChainError::BadUrl { .. } => (Code::Usage, "USAGE"),
+        ChainError::WrongChain { .. } | ChainError::WrongGenesis { .. } => (Code::Other, "OTHER_LEDGER"),
+        ChainError::NoContract { .. } => (Code::Other, "NO_CONTRACT"),
+        ChainError::WrongContract { .. } => (Code::Other, "WRONG_CONTRACT"),
+        ChainError::Refused { .. } | ChainError::Event(_) => (Code::Other, "LEDGER"),
     };
-    Failure::new(code, "LEDGER", error, "")
+    let fix = match error {
+        ChainError::Nonsense { .. } => "name the JSON-RPC of an EVM node, as in --rpc http://127.0.0.1:7445",
+        _ => "",
+    };
+    Failure::new(code, reason, error, fix)
 }
 
 /// Sends a call and waits until it is in a block.
@@ -97,9 +99,17 @@ pub async fn send(submitter: &Submitter, from: Address, call: Call, what: &str) 
         Outcome::Mined(mined) => Ok(mined),
         Outcome::Reverted { refusal, .. } => {
             let what = format!("{what} was refused by the ledger: {refusal}");
-            Err(Failure::new(Code::Refused, "LEDGER_REFUSED", what, ""))
+            Err(Failure::new(
+                Code::Refused,
+                "LEDGER_REFUSED",
+                what,
+                "look at the account and at what the contract allows",
+            ))
         }
-        Outcome::NotSent { why } => Err(Failure::connect(format!("{what} was not sent: {why}"), "")),
+        Outcome::NotSent { why } => {
+            let fix = "see that the account has coins for gas and that the ledger answers";
+            Err(Failure::new(Code::Refused, "NOT_SENT", format!("{what} was not sent: {why}"), fix))
+        }
         Outcome::Unknown { tx_hashes } => {
             let what = format!("{what} was sent as {tx_hashes:?} and is in no block yet");
             Err(Failure::new(Code::Unknown, "OUTCOME_UNKNOWN", what, "look at the balance before trying again"))
@@ -120,7 +130,14 @@ pub async fn faucet(chain: &Chain, to: Address, amount: Amount, asset: &AssetInf
     let value = U256::from(amount.get());
     let call =
         if asset.asset == NATIVE { chain.transfer(NATIVE, to, value) } else { chain.mint(asset.asset, to, value) };
-    send(&submitter, faucet.address, call, "the gift").await
+    let sent = send(&submitter, faucet.address, call, "the gift").await;
+    sent.map_err(|failure| match failure.reason.as_str() {
+        "LEDGER_REFUSED" => {
+            let fix = "only test dollars deployed by the first developer account can be given away here";
+            Failure { fix: fix.to_owned(), ..failure }
+        }
+        _ => failure,
+    })
 }
 
 /// `payhub deploy`.
@@ -132,7 +149,7 @@ pub async fn deploy(args: &args::Deploy) -> Result<Value, Failure> {
     let unborn = Chain::connect(&args.rpc, Domain::new(chain_id(&args.rpc).await?, Address::ZERO), 0);
     let chain = unborn.map_err(|e| chain_failure(&e))?;
     let submitter = Submitter::new(chain.clone(), vec![key], SubmitterConfig::remote());
-    let shards = u16::try_from(args.shards).map_err(|_| Failure::usage("too many shards", "at most 128"))?;
+    let shards = args.shards;
     let deployment =
         Deployment { challenge_period_min_s: args.challenge_min, challenge_period_max_s: args.challenge_max, shards };
     let call = Call::create(artifacts::adjudicator_creation(&deployment));

@@ -56,6 +56,7 @@ pub async fn run(args: args::Dev, out: Output) -> Result<(), Failure> {
     for name in MEMBERS {
         team.push(start_member(name, &place, &ledger, &grpc, &rpc.url(), &assets).await?);
     }
+    move_members(&place, &grpc, &rpc.url())?;
     home::set_current(&place.dir)?;
     waiting.finish_and_clear();
     announce(&ledger, &grpc, &rpc.url(), &assets, &team, &place, out);
@@ -157,7 +158,8 @@ async fn start_member(
     let adjudicator = Some(ledger.deployment().adjudicator);
     let (hub, rpc) = (Some(grpc.to_owned()), Some(rpc.to_owned()));
     home.set_config(&home::Config { hub, rpc, adjudicator, scheme: Some(Scheme::Ed25519.number()) })?;
-    let builder = Client::builder().hub(grpc).seed(secret).chain(chain.clone()).name(name).poll(POLL);
+    let builder =
+        Client::builder().hub(grpc).seed(secret).chain(chain.clone()).name(name).poll(POLL).window(verbs::WINDOW);
     let builder = if place.in_memory { builder.in_memory() } else { builder.store(home.store()) };
     let client = builder.connect().await.map_err(|e| verbs::failure(&e))?;
     for (amount, asset) in members::pocket_money(assets) {
@@ -175,6 +177,18 @@ async fn start_member(
     }
     client.connected(Duration::from_secs(30)).await.map_err(|e| verbs::failure(&e))?;
     Ok(Member { home, secret, client })
+}
+
+/// Tells the other members of this folder where hub and ledger are now: the ports may be others than the last time.
+fn move_members(place: &Place, grpc: &str, rpc: &str) -> Result<(), Failure> {
+    for name in home::members(&place.dir) {
+        let home = MemberHome::at(&place.dir, &name)?;
+        let config = home.config();
+        if config.hub.is_some() {
+            home.set_config(&home::Config { hub: Some(grpc.to_owned()), rpc: Some(rpc.to_owned()), ..config })?;
+        }
+    }
+    Ok(())
 }
 
 fn announce(ledger: &Ledger, grpc: &str, rpc: &str, assets: &[AssetInfo], team: &[Member], place: &Place, out: Output) {

@@ -35,8 +35,14 @@ pub enum Code {
 
 impl Failure {
     /// A failure with everything said.
+    ///
+    /// The crates' errors are one sentence, `what happened; what to do`: without a `fix` of its own it is taken from there.
     pub fn new(code: Code, reason: &str, what: impl fmt::Display, fix: impl fmt::Display) -> Self {
-        Failure { code, reason: reason.to_owned(), what: what.to_string(), fix: fix.to_string() }
+        let (mut what, mut fix) = (what.to_string(), fix.to_string());
+        if let Some((happened, advice)) = what.rsplit_once("; ").filter(|_| fix.is_empty()) {
+            (what, fix) = (happened.to_owned(), advice.to_owned());
+        }
+        Failure { code, reason: reason.to_owned(), what, fix }
     }
 
     /// The command line does not make sense.
@@ -78,5 +84,21 @@ impl fmt::Display for Failure {
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         Failure::other(format!("input or output failed: {error}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advice_in_the_sentence_becomes_the_fix() {
+        let said = Failure::other("the store is in use; by another process; stop that one first");
+        assert_eq!(
+            (said.what.as_str(), said.fix.as_str()),
+            ("the store is in use; by another process", "stop that one first")
+        );
+        let given = Failure::usage("this; that", "do it");
+        assert_eq!((given.what.as_str(), given.fix.as_str()), ("this; that", "do it"));
     }
 }

@@ -163,7 +163,10 @@ impl MemberHome {
     /// Remembers.
     pub fn set_config(&self, config: &Config) -> Result<(), Failure> {
         let bytes = serde_json::to_vec_pretty(config).map_err(Failure::other)?;
-        Ok(fs::write(self.dir.join("config.json"), bytes)?)
+        // In one step, so that a kill in the middle does not forget the pinned contract.
+        let new = self.dir.join("config.json.new");
+        fs::write(&new, bytes)?;
+        Ok(fs::rename(new, self.dir.join("config.json"))?)
     }
 
     /// The folder of the member's store.

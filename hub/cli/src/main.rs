@@ -13,6 +13,7 @@ mod run_ledger;
 mod verbs;
 mod wallet;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -95,16 +96,26 @@ fn log_to_stderr(verbose: u8) {
         _ => "debug",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
 }
 
-#[allow(clippy::print_stderr)]
+/// What the command line's parser has to say. The flag `--json` is looked for by hand, as nothing was parsed.
 fn usage(error: &clap::Error) -> ExitCode {
     let _ = error.print();
-    match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
-        _ => ExitCode::from(failure::Code::Usage as u8),
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        return ExitCode::SUCCESS;
     }
+    let text = error.to_string();
+    let (what, _) = text.split_once("\n\n").unwrap_or((&text, ""));
+    let what = what.trim_start_matches("error: ").split_whitespace().collect::<Vec<_>>().join(" ");
+    let json = std::env::args_os().any(|arg| arg == "--json");
+    Output { json }.object(&Failure::usage(what, "see `payhub --help`, or that of the command").to_json());
+    ExitCode::from(failure::Code::Usage as u8)
 }
 
 #[allow(clippy::print_stderr)]

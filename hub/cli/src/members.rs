@@ -19,10 +19,8 @@ use crate::wallet::{self, Reply, Request, Sink};
 
 /// `payhub keys new`.
 pub fn new_keys(name: &str, data_dir: Option<&Path>, secret: Option<&str>, out: Output) -> Result<(), Failure> {
-    let data_dir = match data_dir {
-        Some(dir) => dir.to_owned(),
-        None => home::root()?,
-    };
+    // The same default as that of every command that will use them.
+    let data_dir = home::data_dir(data_dir)?;
     let home = MemberHome::at(&data_dir, name)?;
     let secret = match secret {
         Some("-") => home::parse_secret(&std::io::read_to_string(std::io::stdin())?)?,
@@ -66,13 +64,22 @@ pub async fn run(
         Reply::Item { value } => show_item(&value, out),
         Reply::Done { .. } | Reply::Failed { .. } => {}
     };
-    let result = match wallet::ask(&home.socket()?, &request, hear).await {
-        Some(result) => result,
-        None => alone(&home, at, scheme, request.clone(), hear).await,
+    let socket = home.socket()?;
+    let asked = async {
+        match wallet::ask(&socket, &request, hear).await {
+            Some(result) => result,
+            None => alone(&home, at, scheme, request.clone(), hear).await,
+        }
     };
+    if let Request::Events { follow: true } = request {
+        return tokio::select! {
+            ended = asked => ended.map(|_| ()),
+            () = crate::until_stopped() => Ok(()),
+        };
+    }
+    let result = asked.await;
     bar.finish_and_clear();
-    let value = result?;
-    show(&request, &value, out);
+    show(&request, &result?, out);
     Ok(())
 }
 
@@ -104,6 +111,11 @@ async fn alone(
 /// A client over the member's own store. Hub, ledger and contract are remembered in his folder.
 pub async fn connect(home: &MemberHome, at: &Where, scheme: Option<SchemeArg>) -> Result<Client, Failure> {
     let mut config = home.config();
+    if config.hub.is_none() && config.rpc.is_none() {
+        // A newcomer in a folder whose members all use the same hub, as that of `payhub dev`.
+        let Config { hub, rpc, .. } = neighbour(home).unwrap_or_default();
+        (config.hub, config.rpc) = (hub, rpc);
+    }
     let known = |given: &Option<String>, remembered: &Option<String>, what: &str, example: &str| {
         given.clone().or_else(|| remembered.clone()).ok_or_else(|| {
             Failure::usage(
@@ -138,12 +150,14 @@ pub async fn connect(home: &MemberHome, at: &Where, scheme: Option<SchemeArg>) -
         .store(home.store())
         .chain(chain)
         .name(home.name.clone())
+        .window(verbs::WINDOW)
         .connect()
         .await
         .map_err(|e| verbs::failure(&e))?;
     home.set_config(&config)?;
-    if client.channel().await.map_err(|e| verbs::failure(&e))?.is_some() {
-        // A hub that is away is no failure here: what needs it says so.
+    let has_channel = client.channel().await.map_err(|e| verbs::failure(&e))?.is_some();
+    if has_channel && client.info().await.is_ok() {
+        // A hub that is away is no failure here, and not waited for: what needs it says so.
         let _ = client.connected(std::time::Duration::from_secs(5)).await;
     }
     Ok(client)
@@ -177,7 +191,7 @@ pub async fn watch(args: args::Watch, out: Output) -> Result<(), Failure> {
     let socket = home.socket()?;
     if tokio::net::UnixStream::connect(&socket).await.is_ok() {
         let what = format!("{}'s wallet is open already, and watches", args.member);
-        return Err(Failure::usage(what, "follow it: payhub events NAME --follow"));
+        return Err(Failure::usage(what, format!("follow it: payhub events {} --follow", args.member)));
     }
     let client = connect(&home, &args.at, None).await?;
     let assets = verbs::assets(&client).await?;
@@ -230,7 +244,18 @@ pub async fn faucet(args: args::Faucet, out: Output) -> Result<(), Failure> {
 }
 
 fn any_rpc(data_dir: &Path) -> Option<String> {
-    home::members(data_dir).iter().find_map(|name| MemberHome::at(data_dir, name).ok()?.config().rpc)
+    configs(data_dir).into_iter().find_map(|config| config.rpc)
+}
+
+/// What another member of the same folder remembers of hub and ledger.
+fn neighbour(home: &MemberHome) -> Option<Config> {
+    let data_dir = home.dir.ancestors().nth(2)?;
+    configs(data_dir).into_iter().find(|config| config.hub.is_some() && config.rpc.is_some())
+}
+
+fn configs(data_dir: &Path) -> Vec<Config> {
+    let of = |name: &String| MemberHome::at(data_dir, name).ok().map(|home| home.config());
+    home::members(data_dir).iter().filter_map(of).collect()
 }
 
 // ---- showing -------------------------------------------------------------------------------------------------------

@@ -53,7 +53,20 @@ fn announce(ledger: &Ledger, server: &RpcServer, out: Output) {
     }));
 }
 
-/// A ledger's failure with its exit code; its texts say what to do.
+/// A ledger's failure with its exit code.
 pub fn ledger_failure(error: &ledger::Error) -> Failure {
-    Failure::new(Code::Other, "LEDGER", error, "")
+    let (code, reason, fix) = match error {
+        ledger::Error::Bind { .. } => {
+            (Code::Other, "PORT_BUSY", "stop the program that uses it, or choose another: --listen, --port-base of dev")
+        }
+        ledger::Error::GenesisFile(_) => {
+            (Code::Usage, "USAGE", "correct the file; it is JSON with `alloc`, as geth has it")
+        }
+        ledger::Error::OtherChain { .. } | ledger::Error::OtherGenesis { .. } => {
+            (Code::Other, "DATA_OF_ANOTHER", "use the settings that it was made with, or another --data-dir")
+        }
+        ledger::Error::Storage(storage::Error::Locked { .. }) => (Code::Other, "STORE_LOCKED", ""),
+        _ => (Code::Other, "LEDGER", ""),
+    };
+    Failure::new(code, reason, error, fix)
 }

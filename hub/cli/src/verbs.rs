@@ -8,10 +8,11 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use hdrhistogram::Histogram;
 use proto::account::Status;
-use proto::{Amount, Asset, ChannelId, PaymentId};
+use proto::member::PayError;
+use proto::{Amount, Asset, ChannelId, NATIVE, PaymentId};
 use serde_json::{Value, json};
 
-use crate::chain::{AssetInfo, money, parse_money, units, units_256};
+use crate::chain::{AssetInfo, chain_failure, coin, money, parse_money, units, units_256};
 use crate::failure::{Code, Failure};
 use crate::wallet::{Request, Sink};
 
@@ -19,8 +20,8 @@ use crate::wallet::{Request, Sink};
 const PAY_PATIENCE: Duration = Duration::from_secs(600);
 /// How long a payment that was refused for now is tried again: collateral arrives within a block or two.
 const RETRY_PATIENCE: Duration = Duration::from_secs(60);
-/// Chunks of payments under way at a time: enough to keep the hub busy while answers travel.
-const CHUNKS_MAX: usize = 24;
+/// Frames under way at a time, of one payment or of many: enough to keep the hub busy while answers travel.
+pub const WINDOW: usize = 256;
 
 /// Answers one request.
 pub async fn handle(client: Client, name: String, request: Request, sink: Sink) -> Result<Value, Failure> {
@@ -44,21 +45,22 @@ pub async fn handle(client: Client, name: String, request: Request, sink: Sink) 
 /// A client's failure with its exit code.
 pub fn failure(error: &Error) -> Failure {
     let (code, reason) = match error {
-        Error::Unreachable { .. } | Error::Chain(dispute::ChainError::Unreachable { .. }) => {
-            (Code::Connect, "CANNOT_CONNECT")
-        }
-        Error::BadUrl { .. } | Error::Missing { .. } | Error::Chain(dispute::ChainError::BadUrl { .. }) => {
-            (Code::Usage, "USAGE")
-        }
+        Error::Unreachable { .. } => (Code::Connect, "CANNOT_CONNECT"),
+        Error::BadUrl { .. } | Error::Missing { .. } => (Code::Usage, "USAGE"),
         Error::Refused { reason, .. } | Error::Hub { reason, .. } => (Code::Refused, reason.as_str()),
         Error::Payee { .. } | Error::NoChannel | Error::UnknownAsset { .. } => (Code::NotFound, "NOT_FOUND"),
         Error::Unanswered { .. } | Error::Undecided { .. } => (Code::Unknown, "OUTCOME_UNKNOWN"),
         Error::DepositTooSmall { .. } => (Code::Refused, "DEPOSIT_TOO_SMALL"),
         Error::NotEnoughOnLedger { .. } => (Code::Refused, "NOT_ENOUGH_ON_LEDGER"),
+        Error::Pay(PayError::Insufficient { .. }) => (Code::Refused, "INSUFFICIENT_FUNDS"),
+        Error::Pay(PayError::NotOpen { .. }) => (Code::Refused, "ACCOUNT_CLOSED"),
+        Error::Pay(PayError::PayeeIsPayer) => (Code::Refused, "PAYEE_IS_PAYER"),
+        Error::Pay(PayError::NoAccount { .. }) => (Code::NotFound, "NOT_FOUND"),
         Error::Pay(_) => (Code::Refused, "SIGNER"),
         Error::Declined(_) => (Code::Refused, "DECLINED"),
         Error::Transaction { .. } => (Code::Refused, "LEDGER_REFUSED"),
         Error::OtherLedger { .. } => (Code::Other, "OTHER_LEDGER"),
+        Error::Chain(error) => return crate::chain::chain_failure(error),
         Error::Misbehaved(_) => (Code::Other, "HUB_MISBEHAVED"),
         _ => (Code::Other, "FAILED"),
     };
@@ -66,6 +68,11 @@ pub fn failure(error: &Error) -> Failure {
         Error::NotEnoughOnLedger { .. } => "on a development chain: payhub faucet NAME 100USDH",
         Error::NoChannel => "open one first: payhub open 100USDH --from NAME",
         Error::Payee { .. } => "check the name, and that the payee has opened a channel",
+        Error::Pay(PayError::NotOpen { .. }) => {
+            "see `payhub channels`; a closed account stays closed, a new name has a new one"
+        }
+        Error::Transaction { .. } => "look at `payhub channels` and at the account on the ledger",
+        Error::Pay(PayError::PayeeIsPayer) => "name another payee",
         Error::Refused { retryable: true, .. } => "try again in a moment",
         Error::Unanswered { .. } => {
             "the payment is sent again when the hub is back; `payhub history` shows how it ended"
@@ -75,11 +82,59 @@ pub fn failure(error: &Error) -> Failure {
     Failure::new(code, reason, error, fix)
 }
 
-/// The assets that the hub serves.
+/// The same with amounts of an asset as people write them.
+fn failure_in(asset: &AssetInfo, error: &Error) -> Failure {
+    let mut failure = failure(error);
+    let symbol = &asset.symbol;
+    match error {
+        Error::Pay(PayError::Insufficient { cost, available }) => {
+            let (cost, available) = (money(*cost, asset), money(*available, asset));
+            failure.what = format!("that costs {cost} with the fee, and the channel has {available} to spend");
+            failure.fix = format!("pay less, or add to it: payhub fund 100{symbol} --from NAME");
+        }
+        Error::Pay(PayError::NotOpen { status }) => {
+            let status = format!("{status:?}").to_lowercase();
+            failure.what = format!("the account in {symbol} is {status} on the ledger, so nothing can be paid from it");
+        }
+        Error::DepositTooSmall { given, min } => {
+            let (given, min) = (money(*given, asset), money(*min, asset));
+            failure.what = format!("a first deposit of {given} is below the hub's minimum of {min}");
+            failure.fix = format!("deposit at least {min}");
+        }
+        Error::NotEnoughOnLedger { account, balance, needed, .. } => {
+            let (balance, needed) = (units_256(*balance, asset), units_256(*needed, asset));
+            failure.what =
+                format!("account {account} has {balance} {symbol} on the ledger, {needed} {symbol} are needed");
+            failure.fix = format!("deposit less, or on a development chain: payhub faucet NAME {needed}{symbol}");
+        }
+        _ => {}
+    }
+    failure
+}
+
+/// The assets that the hub serves; while the hub is away those that the member holds, as the ledger describes them: who
+/// leaves without the hub must find everything without it.
 pub async fn assets(client: &Client) -> Result<Vec<AssetInfo>, Failure> {
-    let info = client.info().await.map_err(|e| failure(&e))?;
     let of = |a: &client::AssetInfo| AssetInfo { symbol: a.symbol.clone(), asset: a.asset, decimals: a.decimals };
-    Ok(info.assets.iter().map(of).collect())
+    let away = match client.info().await {
+        Ok(info) => return Ok(info.assets.iter().map(of).collect()),
+        Err(error) => failure(&error),
+    };
+    let mut held = Vec::new();
+    for account in client.accounts().await.map_err(|e| failure(&e))? {
+        held.push(described_by_the_ledger(client, account.asset).await?);
+    }
+    if held.is_empty() { Err(away) } else { Ok(held) }
+}
+
+async fn described_by_the_ledger(client: &Client, asset: Asset) -> Result<AssetInfo, Failure> {
+    if asset == NATIVE {
+        return Ok(coin());
+    }
+    let chain = client.chain();
+    let symbol = chain.symbol(asset).await.map_err(|e| chain_failure(&e))?;
+    let decimals = chain.decimals(asset).await.map_err(|e| chain_failure(&e))?;
+    Ok(AssetInfo { symbol, asset, decimals })
 }
 
 fn symbol_of(assets: &[AssetInfo], asset: Asset) -> AssetInfo {
@@ -103,8 +158,15 @@ fn chosen(assets: &[AssetInfo], symbol: Option<&str>) -> Result<Vec<AssetInfo>, 
 async fn open(client: &Client, amount: &str, sink: &Sink) -> Result<Value, Failure> {
     let assets = assets(client).await?;
     let (amount, asset) = parse_money(amount, &assets)?;
+    let accounts = client.accounts().await.map_err(|e| failure(&e))?;
+    if let Some(closed) = accounts.iter().find(|a| a.asset == asset.asset && a.balance.ledger.status != Status::Open) {
+        let status = format!("{:?}", closed.balance.ledger.status).to_lowercase();
+        let what = format!("the account in {} is {status} on the ledger and takes no deposits", asset.symbol);
+        let fix = "a closed account stays closed; a new name has a new one: payhub keys new NAME";
+        return Err(Failure::new(Code::Refused, "ACCOUNT_CLOSED", what, fix));
+    }
     sink.note("sending the deposit to the ledger and waiting until ledger and hub count it").await;
-    let channel = client.open(asset.asset, amount).await.map_err(|e| failure(&e))?;
+    let channel = client.open(asset.asset, amount).await.map_err(|e| failure_in(asset, &e))?;
     Ok(json!({ "ok": true, "channel": channel.to_string(), "deposited": units(amount, asset), "asset": asset.symbol }))
 }
 
@@ -118,7 +180,17 @@ async fn fund(client: &Client, amount: &str, sink: &Sink) -> Result<Value, Failu
 async fn withdraw(client: &Client, amount: &str) -> Result<Value, Failure> {
     let assets = assets(client).await?;
     let (amount, asset) = parse_money(amount, &assets)?;
-    let settled = client.withdraw(asset.asset, amount).await.map_err(|e| failure(&e))?;
+    let available = client.balance(asset.asset).await.map_err(|e| failure(&e))?.available;
+    if amount > available {
+        let what = format!("{} cannot be withdrawn: the channel has {}", money(amount, asset), money(available, asset));
+        return Err(Failure::new(
+            Code::Refused,
+            "INSUFFICIENT_FUNDS",
+            what,
+            "withdraw less; `payhub balance` shows it as backed",
+        ));
+    }
+    let settled = client.withdraw(asset.asset, amount).await.map_err(|e| failure_in(asset, &e))?;
     Ok(json!({
         "ok": true, "asset": asset.symbol, "withdrawn": units(amount, asset), "seq": settled.seq,
         "withdrawn_in_all": units(settled.member_withdrawn, asset),
@@ -198,39 +270,42 @@ struct Tally {
 async fn pay(client: &Client, order: PayOrder, sink: &Sink) -> Result<Value, Failure> {
     let assets = assets(client).await?;
     let (amount, asset) = parse_money(&order.amount, &assets)?;
+    if order.note.len() > proto::frame::NOTE_MAX {
+        let what = format!("the note has {} bytes", order.note.len());
+        return Err(Failure::usage(what, format!("write at most {}", proto::frame::NOTE_MAX)));
+    }
+    if client.channel().await.map_err(|e| failure(&e))?.is_none() {
+        return Err(failure(&Error::NoChannel));
+    }
     let payee = client.payee(Payee::from(order.to.as_str())).await.map_err(|e| failure(&e))?;
+    affordable(client, asset, amount, order.count).await?;
     let histogram = Histogram::new_with_bounds(1, 3_600_000_000, 3).map_err(Failure::other)?;
     let mut tally = Tally { paid: 0, credits: BTreeSet::new(), latency_us: histogram, unknown: Vec::new() };
     let started = Instant::now();
     let mut running = FuturesUnordered::new();
-    let mut ordered = 0;
-    while ordered < order.count || !running.is_empty() {
-        if ordered < order.count && running.len() < CHUNKS_MAX {
+    let (mut ordered, mut failed) = (0, None);
+    let go_on = |ordered: u64, failed: &Option<Failure>| failed.is_none() && ordered < order.count;
+    while go_on(ordered, &failed) || !running.is_empty() {
+        if go_on(ordered, &failed) && running.len() < WINDOW {
             let due = order.rate.map(|rate| started + at_rate(ordered, rate));
             if due.is_none_or(|due| due <= Instant::now()) {
                 let size = order.frame.min(order.count - ordered);
                 // Latency counts from when a payment was due, so that a slow hub does not hide its own queue.
-                running.push(pay_chunk(
-                    client,
-                    asset.asset,
-                    payee,
-                    amount,
-                    &order.note,
-                    size,
-                    due.unwrap_or_else(Instant::now),
-                ));
+                running.push(pay_chunk(client, asset, payee, amount, &order, size, due.unwrap_or_else(Instant::now)));
                 ordered += size;
                 continue;
             }
         }
         let wake = match order.rate {
-            Some(rate) if ordered < order.count && running.len() < CHUNKS_MAX => started + at_rate(ordered, rate),
+            Some(rate) if go_on(ordered, &failed) && running.len() < WINDOW => started + at_rate(ordered, rate),
             Some(_) | None => Instant::now() + Duration::from_secs(3600),
         };
         tokio::select! {
             () = tokio::time::sleep_until(wake.into()) => {}
-            Some(chunk) = running.next() => {
-                tally.add(chunk?);
+            Some(mut chunk) = running.next() => {
+                // What is under way is waited for, so that the failure can say how much was paid.
+                failed = failed.or(chunk.failed.take());
+                tally.add(chunk);
                 sink.progress(tally.paid, order.count);
             }
         }
@@ -249,6 +324,13 @@ async fn pay(client: &Client, order: PayOrder, sink: &Sink) -> Result<Value, Fai
         let fix = "they are sent again when the hub is back; `payhub history` shows how they ended";
         return Err(Failure::new(Code::Unknown, "OUTCOME_UNKNOWN", what, fix));
     }
+    if let Some(failure) = failed {
+        let what = match tally.paid {
+            0 => failure.what,
+            paid => format!("{paid} of {} payments were made, then: {}", order.count, failure.what),
+        };
+        return Err(Failure { what, ..failure });
+    }
     let ms = |quantile| tally.latency_us.value_at_quantile(quantile) as f64 / 1000.0;
     Ok(json!({
         "ok": true, "paid": tally.paid, "asset": asset.symbol,
@@ -262,51 +344,81 @@ fn at_rate(ordered: u64, rate: u64) -> Duration {
     Duration::from_secs_f64(ordered as f64 / rate as f64)
 }
 
+/// Refuses what the account cannot pay to the end, before any of it is paid.
+async fn affordable(client: &Client, asset: &AssetInfo, amount: Amount, count: u64) -> Result<(), Failure> {
+    let balance = client.balance(asset.asset).await.map_err(|e| failure(&e))?;
+    if balance.ledger.status != Status::Open {
+        return Err(failure_in(asset, &Error::Pay(PayError::NotOpen { status: balance.ledger.status })));
+    }
+    let info = client.info().await.map_err(|e| failure(&e))?;
+    let fee = info.asset(asset.asset).and_then(|served| served.fee(amount)).unwrap_or_default();
+    let cost = amount.checked_add(fee).and_then(|each| each.checked_mul(u128::from(count))).unwrap_or(Amount::MAX);
+    let available = balance.available;
+    if cost > available {
+        return Err(failure_in(asset, &Error::Pay(PayError::Insufficient { cost, available })));
+    }
+    Ok(())
+}
+
 struct Chunk {
     paid: Vec<Paid>,
     unknown: Vec<PaymentId>,
     latency: Duration,
+    failed: Option<Failure>,
 }
 
 /// Pays `size` times. What is refused for now is tried again under the same ids, so that nothing is ever paid twice.
 async fn pay_chunk(
     client: &Client,
-    asset: Asset,
+    asset: &AssetInfo,
     payee: ChannelId,
     amount: Amount,
-    note: &str,
+    order: &PayOrder,
     size: u64,
     due: Instant,
-) -> Result<Chunk, Failure> {
+) -> Chunk {
     let new = |id| NewPayment {
         id: Some(id),
-        note: alloy_primitives::Bytes::copy_from_slice(note.as_bytes()),
+        note: alloy_primitives::Bytes::copy_from_slice(order.note.as_bytes()),
         ..NewPayment::new(payee, amount)
     };
     let mut left: Vec<PaymentId> = (0..size).map(|_| PaymentId::random()).collect();
     let frame = usize::try_from(size).unwrap_or(usize::MAX);
-    let mut chunk = Chunk { paid: Vec::new(), unknown: Vec::new(), latency: Duration::ZERO };
+    let mut chunk = Chunk { paid: Vec::new(), unknown: Vec::new(), latency: Duration::ZERO, failed: None };
     let mut pause = Duration::from_millis(20);
     loop {
         let payments = left.iter().map(|id| new(*id)).collect();
-        let results = client.pay_many(asset, payments).frame(frame).timeout(PAY_PATIENCE).await;
+        let results = client.pay_many(asset.asset, payments).frame(frame).timeout(PAY_PATIENCE).await;
+        let results = match results {
+            Ok(results) => results,
+            Err(e) => return Chunk { failed: Some(failure_in(asset, &e)), ..chunk },
+        };
         let mut again = Vec::new();
-        for (id, result) in left.iter().zip(results.map_err(|e| failure(&e))?) {
+        for (id, result) in left.iter().zip(results) {
             match result {
                 Ok(paid) => chunk.paid.push(paid),
                 Err(e) if e.outcome() == Outcome::Unknown => chunk.unknown.push(*id),
                 Err(e) if e.is_retryable() && due.elapsed() < RETRY_PATIENCE => again.push(*id),
-                Err(e) => return Err(failure(&e)),
+                Err(e) => chunk.failed = Some(not_payable(&order.to, failure_in(asset, &e))),
             }
         }
-        if again.is_empty() {
+        if again.is_empty() || chunk.failed.is_some() {
             chunk.latency = due.elapsed();
-            return Ok(chunk);
+            return chunk;
         }
         left = again;
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(1));
     }
+}
+
+/// A refusal that is about the payee names him as the payer does.
+fn not_payable(payee: &str, failure: Failure) -> Failure {
+    if !failure.reason.starts_with("PAYEE_") {
+        return failure;
+    }
+    let fix = if failure.fix.is_empty() { "ask the payee; see also `payhub events`".to_owned() } else { failure.fix };
+    Failure { what: format!("{payee} cannot be paid now: {}", failure.what), fix, ..failure }
 }
 
 impl Tally {

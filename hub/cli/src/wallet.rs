@@ -14,8 +14,10 @@ use tokio::sync::mpsc;
 
 use crate::failure::{Code, Failure};
 
-/// Longest line that either side reads: a page of history is far below it.
-const LINE_MAX: usize = 4 << 20;
+/// Longest request that a wallet reads: the longest has a note and some numbers.
+const REQUEST_BYTES_MAX: u64 = 1 << 16;
+/// Longest reply that is read: a million rows of history, from one's own wallet.
+const REPLY_BYTES_MAX: u64 = 1 << 30;
 
 /// What a wallet can be asked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -136,7 +138,7 @@ where
     F: Future<Output = Result<Value, Failure>> + Send + 'static,
 {
     let (read, mut write) = stream.into_split();
-    let Some(line) = read_line(&mut BufReader::new(read)).await? else { return Ok(()) };
+    let Some(line) = read_line(&mut BufReader::new(read), REQUEST_BYTES_MAX).await? else { return Ok(()) };
     let request: Request = match serde_json::from_str(&line) {
         Ok(request) => request,
         Err(e) => {
@@ -170,10 +172,9 @@ async fn send(write: &mut (impl AsyncWriteExt + Unpin), reply: &Reply) -> std::i
     write.write_all(&line).await
 }
 
-async fn read_line(read: &mut (impl AsyncBufReadExt + Unpin)) -> std::io::Result<Option<String>> {
+async fn read_line(read: &mut (impl AsyncBufReadExt + Unpin), limit: u64) -> std::io::Result<Option<String>> {
     use tokio::io::AsyncReadExt;
     let mut line = String::new();
-    let limit = u64::try_from(LINE_MAX).unwrap_or(u64::MAX);
     let count = read.take(limit).read_line(&mut line).await?;
     Ok((count > 0).then_some(line))
 }
@@ -190,7 +191,7 @@ async fn ask_over(stream: UnixStream, request: &Request, hear: &mut impl FnMut(R
     line.push(b'\n');
     write.write_all(&line).await?;
     let mut read = BufReader::new(read);
-    while let Some(line) = read_line(&mut read).await? {
+    while let Some(line) = read_line(&mut read, REPLY_BYTES_MAX).await? {
         match serde_json::from_str(&line).map_err(Failure::other)? {
             Reply::Done { value } => return Ok(value),
             Reply::Failed { code, reason, what, fix } => return Err(failure_of(code, reason, what, fix)),

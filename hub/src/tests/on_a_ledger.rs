@@ -230,6 +230,37 @@ async fn an_agreed_settlement_is_posted_after_a_restart() {
     hub.shutdown().await.expect("in order");
 }
 
+/// Every posting costs the hub gas, so a member who says yes a hundred times has it post once.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agreement_said_again_is_posted_once() {
+    let world = World::start().await;
+    let disk = Disk::default();
+    world.endow(world.config(&disk).account()).await;
+    let hub = world.hub(&disk).await;
+    let alice = world.member(11, DEPOSIT, &disk).await;
+    let mut a = connect(&hub, &alice).await;
+    until(&hub, &alice, "collateral", |a| a.ledger.hub_deposit == amount(DEPOSIT)).await;
+    let settlement = hub.settle(alice.account(), Ask::Withdraw(amount(5))).await.expect("proposed");
+    let signed = Signed::sign(&alice.domain, &alice.key, settlement);
+    for _ in 0..100 {
+        a.send(ToHub::SettlementAnswer(wire::answer_message(world.usdh, 1, Some(&signed)))).await;
+    }
+    until(&hub, &alice, "the withdrawal", |a| a.ledger.member_withdrawn == amount(5)).await;
+    let ending = tokio::spawn(hub.shutdown());
+    let mut posted = 0;
+    loop {
+        match a.next().await {
+            Kind::Posted(_) => posted += 1,
+            Kind::Farewell(_) => break,
+            _ => {}
+        }
+    }
+    ending.await.expect("joins").expect("in order");
+    assert!(posted <= 1, "posted {posted} times");
+    let own = world.chain.provider().get_transaction_count(world.config(&disk).account()).await.expect("answers");
+    assert!(own <= 3, "an approval, a deposit and one posting, not {own} transactions");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ledger_that_does_not_fit_is_refused() {
     let world = World::start().await;

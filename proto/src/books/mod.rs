@@ -38,6 +38,10 @@ use crate::typed::{Ack, ChannelTerms, Domain, Settlement, Voucher};
 /// payers, who then ask for the payment. A payee acknowledges at least every 1,024 credits.
 pub const LINKS_MAX: usize = 4096;
 
+/// Digests that one acknowledgement makes the books hand out, 8 MiB: the suffixes of thousands of payers would be many
+/// times that. Those with the longest are left to ask.
+pub const DELIVERED_DIGESTS_MAX: usize = 1 << 18;
+
 /// Settlements of one account that may be kept unposted at a time.
 pub const KEPT_MAX: usize = 4;
 
@@ -822,8 +826,13 @@ impl Books {
                 Err(why) => unserved.push((id, why)),
             }
         }
-        let totals: Vec<(AccountId, Totals)> =
-            update.totals.into_iter().filter(|(id, _)| self.channels.contains_key(&id.channel)).collect();
+        // Anybody may deposit any token for anybody: accounts in assets that are not served would fill a victim's channel
+        // without end.
+        let counts = |id: &AccountId| {
+            let channel = self.channels.get(&id.channel);
+            channel.is_some_and(|c| self.policy.asset(id.asset).is_some() || c.accounts.contains_key(&id.asset))
+        };
+        let totals: Vec<(AccountId, Totals)> = update.totals.into_iter().filter(|(id, _)| counts(id)).collect();
         let expires = self.any_kept_is_over(update.confirmed_time);
         let moved = update.cursor != self.cursor;
         if totals.is_empty() && !expires && !moved {
@@ -1086,11 +1095,15 @@ impl Account {
             return None;
         }
         let mut told = BTreeSet::new();
+        let firsts: Vec<usize> = (0..covered.len()).filter(|&i| told.insert(covered[i].payer)).collect();
         let mut deliveries = Vec::new();
-        for (i, link) in covered.iter().enumerate() {
-            if !told.insert(link.payer) {
-                continue;
+        let mut digests = 0usize;
+        for i in firsts.into_iter().rev() {
+            digests = digests.saturating_add(covered.len() - i);
+            if digests > DELIVERED_DIGESTS_MAX {
+                break;
             }
+            let link = covered[i];
             let head_before = i.checked_sub(1).map_or(self.links_base, |previous| covered[previous].head);
             deliveries.push(Delivery {
                 payer: link.payer,
@@ -1100,6 +1113,7 @@ impl Account {
                 digests: covered[i.saturating_add(1)..].iter().map(|l| l.digest).collect(),
             });
         }
+        deliveries.reverse();
         Some(deliveries)
     }
 }

@@ -5,7 +5,7 @@
 //! to rows that are already ahead of it, changes nothing. [`FlushRecord::outcome`] derives from the record alone
 //! everything that the hub then signs and sends, byte for byte the same at any later time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use alloy_primitives::{B256, Bytes};
 use serde::{Deserialize, Serialize};
@@ -229,8 +229,15 @@ type Items = Vec<(PaymentId, Amount, Bytes)>;
 /// The payments of a flush by payee account and payer, in the order of first appearance.
 #[derive(Default)]
 struct Collected {
-    to_members: BTreeMap<AccountId, Vec<(ChannelId, Items)>>,
+    to_members: BTreeMap<AccountId, Payers>,
     to_hub: BTreeMap<(ChannelId, Asset), Items>,
+}
+
+/// What one payee gets, by payer. Thousands may pay the same one in a flush, so a payer's place is looked up.
+#[derive(Default)]
+struct Payers {
+    in_order: Vec<(ChannelId, Items)>,
+    places: HashMap<ChannelId, usize>,
 }
 
 impl Collected {
@@ -242,16 +249,17 @@ impl Collected {
                 self.to_hub.entry((from.channel, from.asset)).or_default().push(item);
                 continue;
             }
-            let pairs = self.to_members.entry(AccountId { channel: p.payee, asset: from.asset }).or_default();
-            match pairs.iter_mut().find(|(payer, _)| *payer == from.channel) {
+            let payers = self.to_members.entry(AccountId { channel: p.payee, asset: from.asset }).or_default();
+            let place = *payers.places.entry(from.channel).or_insert(payers.in_order.len());
+            match payers.in_order.get_mut(place) {
                 Some((_, items)) => items.push(item),
-                None => pairs.push((from.channel, vec![item])),
+                None => payers.in_order.push((from.channel, vec![item])),
             }
         }
     }
 
     fn of(&mut self, account: AccountId) -> Vec<(ChannelId, Items)> {
-        self.to_members.remove(&account).unwrap_or_default()
+        self.to_members.remove(&account).unwrap_or_default().in_order
     }
 }
 

@@ -1181,3 +1181,17 @@ fn signatures_survive_a_record() {
         assert_eq!(&copy, signed.signature());
     }
 }
+
+#[test]
+fn tokens_that_are_not_served_make_no_accounts() {
+    let mut w = World::new(&[(100, 100)]);
+    let mut update = w.update(1);
+    for n in 1..=200u8 {
+        let account = AccountId { channel: w.id(0), asset: Asset::repeat_byte(n) };
+        update.totals.push((account, deposits(1, 0)));
+    }
+    update.totals.push((AccountId { channel: w.id(0), asset: TOKEN }, deposits(7, 0)));
+    w.books.ledger(update);
+    let accounts: Vec<Asset> = w.books.channel(w.id(0)).expect("open").accounts.keys().copied().collect();
+    assert_eq!(accounts, [COIN, TOKEN]);
+}

@@ -112,6 +112,9 @@ pub struct Account {
     acked: u64,
     #[serde(skip)]
     deliveries: BTreeMap<ChannelId, Delivery>,
+    /// By flush: tags of frames that were sent again and whose answers its receipts prove only together with others.
+    #[serde(skip)]
+    partial: BTreeMap<u64, BTreeSet<u64>>,
 }
 
 /// A receipt that its payee has not acknowledged, with the payments that it proves.
@@ -603,6 +606,16 @@ struct Pending {
     frame: Frame,
     #[serde(skip)]
     tag: u64,
+    /// Whether it was sent again in this session.
+    #[serde(skip)]
+    again: bool,
+}
+
+/// What the answers to frames that were sent again come to so far.
+enum Partial {
+    Covered(Vec<usize>),
+    Waits,
+    Bad,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -811,7 +824,8 @@ impl Member {
     /// Takes the hub's word that frames are accepted.
     ///
     /// A frame that was sent again may be answered alone although its receipts cover more frames of its flush; then the
-    /// run of frames around it that the receipts do prove is what was accepted.
+    /// run of frames around it that the receipts do prove is what was accepted. Where frames of other lanes stand between
+    /// them that were refused or accepted later, it takes the answers to all of them.
     pub fn accepted(&mut self, message: &v1::Accepted) -> Result<Step, Misbehaviour> {
         let asset = wire::read_address("accepted.asset", &message.asset)?;
         let account = self.state.accounts.get(&asset).ok_or(Misbehaviour::UnknownAccount { asset })?;
@@ -820,8 +834,15 @@ impl Member {
             return Ok(Step::default());
         }
         let receipts = self.read_receipts(message)?;
-        let bad = Misbehaviour::BadReceipts { flush: message.flush };
-        let covered = account.covered(asset, &named, &receipts).ok_or(bad)?;
+        let covered = match account.covered(asset, &named, &receipts) {
+            Some(covered) => covered,
+            None => match self.of(asset).covered_together(asset, message.flush, &named, &receipts) {
+                Partial::Covered(covered) => covered,
+                Partial::Waits => return Ok(Step::default()),
+                Partial::Bad => return Err(Misbehaviour::BadReceipts { flush: message.flush }),
+            },
+        };
+        let account = &self.state.accounts[&asset];
         let frames: Vec<(u32, Amount)> = covered.iter().map(|&i| account.unanswered[i].place()).collect();
         account.check_order(&covered)?;
         let mut events = Vec::new();
@@ -1206,9 +1227,10 @@ impl Member {
         for account in self.state.accounts.values_mut() {
             account.staged.clear();
             account.deliveries.clear();
+            account.partial.clear();
             account.acked = 0;
             account.gap = false;
-            account.unanswered.iter_mut().for_each(|p| p.tag = 0);
+            account.unanswered.iter_mut().for_each(|p| (p.tag, p.again) = (0, false));
         }
         let batch = self.state.newest_batch.as_ref().map(|b| v1::BatchSeen {
             flush: b.flush,
@@ -1266,7 +1288,7 @@ impl Member {
         let mut frames = Vec::new();
         for account in self.state.accounts.values_mut() {
             for pending in &mut account.unanswered {
-                pending.tag = self.next_tag;
+                (pending.tag, pending.again) = (self.next_tag, true);
                 self.next_tag = self.next_tag.saturating_add(1);
                 frames.push((pending.tag, pending.frame.clone()));
             }
@@ -1581,6 +1603,23 @@ impl Account {
         None
     }
 
+    /// As [`Account::covered`], for frames that were sent again, with those that the same flush answered before.
+    fn covered_together(&mut self, asset: Asset, flush: u64, named: &[usize], receipts: &[Proven<Receipt>]) -> Partial {
+        if named.iter().any(|&i| !self.unanswered[i].again) {
+            return Partial::Bad;
+        }
+        let mut tags = self.partial.remove(&flush).unwrap_or_default();
+        tags.extend(named.iter().map(|&i| self.unanswered[i].tag));
+        let together: Vec<usize> =
+            (0..self.unanswered.len()).filter(|&i| tags.contains(&self.unanswered[i].tag)).collect();
+        if self.proven_by(asset, &together, receipts) {
+            return Partial::Covered(together);
+        }
+        self.partial.insert(flush, tags);
+        let waits = |p: &Pending| p.again && self.partial.values().all(|tags| !tags.contains(&p.tag));
+        if self.unanswered.iter().any(waits) { Partial::Waits } else { Partial::Bad }
+    }
+
     fn proven_by(&self, asset: Asset, frames: &[usize], receipts: &[Proven<Receipt>]) -> bool {
         let mut lists: BTreeMap<ChannelId, Vec<(PaymentId, Amount)>> = BTreeMap::new();
         for p in frames.iter().flat_map(|&i| &self.unanswered[i].frame.payments) {
@@ -1598,18 +1637,31 @@ impl Account {
                 && Amount::checked_sum(rows.iter().map(|r| r.1)) == Some(Amount::new(body.amount))
                 && payments_hash(rows) == body.payments
         };
-        lists.len() == receipts.len()
+        // One receipt for each payee: the same one twice would hide that another payee got nothing.
+        let payees: BTreeSet<B256> = receipts.iter().map(|r| r.body().channelId).collect();
+        payees.len() == receipts.len()
+            && lists.len() == receipts.len()
             && receipts.iter().all(|r| lists.get(&ChannelId(r.body().channelId)).is_some_and(|rows| fits(r, rows)))
     }
 
-    /// Accepted frames must be the oldest waiting ones of their lanes.
+    /// Accepted frames must be the oldest waiting ones of their lanes, and continue what was accepted: a frame whose
+    /// predecessor was refused carries that one's money too, and no receipt says so. What this member's own signature
+    /// already covers, adopted from the hub, is answered again at any time.
     fn check_order(&self, frames: &[usize]) -> Result<(), Misbehaviour> {
-        for &i in frames {
-            let lane = self.unanswered[i].frame.lane();
+        let mut reached: BTreeMap<u32, Amount> = BTreeMap::new();
+        let mut in_order = frames.to_vec();
+        in_order.sort_unstable();
+        for &i in &in_order {
+            let frame = &self.unanswered[i].frame;
+            let (lane, end) = (frame.lane(), frame.tip().cumulative);
+            let accepted = self.lanes.get(&lane).map(Lane::accepted_cumulative).unwrap_or_default();
+            let at = reached.entry(lane).or_insert(accepted);
+            let continues = frame.cost().and_then(|cost| at.checked_add(cost)) == Some(end);
             let skipped = (0..i).any(|j| self.unanswered[j].frame.lane() == lane && !frames.contains(&j));
-            if skipped {
+            if skipped || !(continues || end <= *at) {
                 return Err(Misbehaviour::Order { lane });
             }
+            *at = (*at).max(end);
         }
         Ok(())
     }
@@ -1618,7 +1670,7 @@ impl Account {
         let lane = self.lanes.entry(frame.lane()).or_default();
         lane.signed_max = lane.signed_max.max(frame.tip().cumulative);
         self.waiting_ids.extend(frame.payments.iter().map(|p| p.id));
-        self.unanswered.push_back(Pending { frame: frame.clone(), tag: 0 });
+        self.unanswered.push_back(Pending { frame: frame.clone(), tag: 0, again: false });
     }
 
     fn accept(&mut self, frames: &[(u32, Amount)], receipts: &[Proven<Receipt>]) {
@@ -1632,7 +1684,9 @@ impl Account {
             }
             let known = self.lanes.entry(*lane).or_default();
             known.receipted = known.receipted.max(*cumulative);
-            known.accepted = Some(pending.frame.voucher);
+            if *cumulative > known.accepted_cumulative() {
+                known.accepted = Some(pending.frame.voucher);
+            }
             self.settle_lane(*lane);
         }
         for receipt in receipts.iter().filter(|r| !r.body().is_for_hub()) {

@@ -252,6 +252,72 @@ fn an_own_signature_newer_than_the_store_is_adopted_and_the_collateral_has_to_wa
 }
 
 #[test]
+fn one_receipt_twice_does_not_stand_for_another_payee() {
+    let (mut alice, mut hub) = (member(1), hub());
+    let (tag, frame) = alice.sign_frame(ASSET, 0, vec![payment(1, 2, 100), payment(2, 3, 100)]).expect("solvent");
+    let honest = hub.accept(alice.channel(), &[(tag, frame)]);
+    let first = honest.receipts[0].clone();
+    let thief = v1::Accepted { receipts: vec![first.clone(), first], ..honest.clone() };
+    assert!(matches!(alice.accepted(&thief), Err(Misbehaviour::BadReceipts { .. })));
+    assert_eq!(alice.balance(ASSET).expect("open").unreceipted, amount(202), "nothing counts as receipted");
+    assert_eq!(alice.accepted(&honest).expect("both payees").events.len(), 2);
+}
+
+#[test]
+fn a_frame_after_a_refused_one_is_never_accepted() {
+    let (mut alice, mut hub) = (member(1), hub());
+    let (first, _) = alice.sign_frame(ASSET, 0, vec![payment(1, 2, 100)]).expect("solvent");
+    let (second, frame) = alice.sign_frame(ASSET, 0, vec![payment(2, 2, 10)]).expect("solvent");
+    let refused = v1::Refused { tag: first, reason: "PAYEE_UNBACKED".to_owned(), ..Default::default() };
+    alice.refused(&refused).expect("a refusal");
+    let thief = hub.accept(alice.channel(), &[(second, frame)]);
+    assert_eq!(alice.accepted(&thief), Err(Misbehaviour::Order { lane: 0 }), "it carries the refused one's money");
+    assert_eq!(alice.balance(ASSET).expect("open").unreceipted, amount(112), "the bound on exposure holds");
+}
+
+#[test]
+fn an_old_frame_answered_again_does_not_move_an_adopted_lane_back() {
+    let (mut old, mut hub) = (member(1), hub());
+    let (_, first) = old.sign_frame(ASSET, 0, vec![payment(1, 2, 10)]).expect("solvent");
+    let mut newer = member(1);
+    newer.apply(&Record::Signed(first.clone()));
+    let (_, second) = newer.sign_frame(ASSET, 0, vec![payment(2, 2, 20)]).expect("solvent");
+    let lane = wire::lane_message(&second.voucher);
+    let view = v1::AccountState { asset: wire::bytes_of(ASSET), lanes: vec![lane], ..Default::default() };
+    let welcome = v1::Welcome { accounts: vec![view], ..Default::default() };
+    old.welcome(&welcome).expect("his own signature");
+    let again = old.resend();
+    let answer = hub.accept(old.channel(), &again);
+    old.accepted(&answer).expect("it was accepted before");
+    assert_eq!(old.evidence(ASSET).expect("open").lanes, vec![second.voucher]);
+}
+
+#[test]
+fn frames_sent_again_are_answered_around_a_refused_one() {
+    let (mut alice, mut hub) = (member(1), hub());
+    let mut frames = Vec::new();
+    for (id, lane) in [(1, 0), (2, 1), (3, 0)] {
+        frames.push(alice.sign_frame(ASSET, lane, vec![payment(id, 2, 10)]).expect("solvent"));
+    }
+    // The hub accepted the first and the third in one flush, refused the second, and no answer came.
+    let answer = hub.accept(alice.channel(), &[frames[0].clone(), frames[2].clone()]);
+    let login = alice.login(B256::ZERO, B256::ZERO, 0);
+    alice.hello(&login, "alice");
+    let tags: Vec<u64> = alice.resend().into_iter().map(|(tag, _)| tag).collect();
+    let again = |tag| v1::Accepted { tags: vec![tag], ..answer.clone() };
+    assert_eq!(alice.accepted(&again(tags[0])), Ok(Step::default()), "its receipts cover more than it");
+    alice.refused(&v1::Refused { tag: tags[1], ..Default::default() }).expect("a refusal");
+    assert_eq!(alice.accepted(&again(tags[2])).expect("both").events.len(), 2);
+    assert_eq!(alice.unanswered(ASSET), 0);
+    // Receipts that no answers add up to are still no receipts.
+    alice.sign_frame(ASSET, 0, vec![payment(4, 2, 10)]).expect("solvent");
+    let login = alice.login(B256::ZERO, B256::ZERO, 0);
+    alice.hello(&login, "alice");
+    let tag = alice.resend()[0].0;
+    assert!(matches!(alice.accepted(&again(tag)), Err(Misbehaviour::BadReceipts { .. })));
+}
+
+#[test]
 fn duplicate_credit_number_is_seen_by_the_payer() {
     let (mut alice, mut hub) = (member(1), hub());
     let frame = alice.sign_frame(ASSET, 0, vec![payment(1, 2, 10)]).expect("solvent");

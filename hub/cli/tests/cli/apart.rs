@@ -1,17 +1,19 @@
 //! Ledger, hub and members as processes of their own, over RPC.
 
 use std::future::Future;
+use std::time::{Duration, Instant};
 
 use alloy_primitives::{Address, B256};
-use dispute::LedgerBooks;
 use dispute::chain::Chain;
+use dispute::submitter::{Order, Submitter, SubmitterConfig};
+use dispute::{CloseOrder, LedgerBooks};
 use proto::wire::v1::operator_client::OperatorClient;
-use proto::wire::v1::{GetStatusRequest, GetStatusResponse, StartCloseRequest};
+use proto::wire::v1::{GetStatusRequest, GetStatusResponse};
 use proto::{AccountId, ChannelId};
 use serde_json::{Value, json};
 use tonic::transport::Channel;
 
-use crate::world::{Running, World, free_port, has_fields, micros, row};
+use crate::world::{PATIENCE, Running, World, free_port, has_fields, row};
 
 /// A ledger and a hub on ports that stay the same when they are started again.
 pub struct Apart {
@@ -51,7 +53,8 @@ impl Apart {
 
     pub fn start_ledger(&mut self) -> Value {
         let listen = format!("127.0.0.1:{}", self.ledger_port);
-        let (ledger, ready) = self.world.start(&["ledger", "run", "--dev", "--data-dir", "ledger", "--listen", &listen]);
+        let (ledger, ready) =
+            self.world.start(&["ledger", "run", "--dev", "--data-dir", "ledger", "--listen", &listen]);
         self.ledger = Some(ledger);
         ready
     }
@@ -61,8 +64,19 @@ impl Apart {
         let operator = format!("127.0.0.1:{}", self.operator_port);
         let (rpc, fee) = (self.rpc(), self.fee_ppm.to_string());
         let (hub, ready) = self.world.start(&[
-            "hub", "run", "--dev", "--data-dir", "hub", "--listen", &listen, "--operator", &operator, "--rpc", &rpc,
-            "--fee-ppm", &fee,
+            "hub",
+            "run",
+            "--dev",
+            "--data-dir",
+            "hub",
+            "--listen",
+            &listen,
+            "--operator",
+            &operator,
+            "--rpc",
+            &rpc,
+            "--fee-ppm",
+            &fee,
         ]);
         self.hub = Some(hub);
         ready
@@ -89,6 +103,7 @@ impl Apart {
         row(&self.world.json(&["balance", name]), "assets", "USDH").clone()
     }
 
+    /// A member's account in test dollars; asking opens his wallet for a moment.
     pub fn account(&self, name: &str) -> AccountId {
         let channels = self.world.json(&["channels", name]);
         let channel: B256 = channels["channel"].as_str().and_then(|c| c.parse().ok()).expect("a channel");
@@ -99,33 +114,41 @@ impl Apart {
         wait(Chain::discover(&self.rpc(), self.adjudicator, 0)).expect("the ledger answers")
     }
 
-    pub fn books(&self, name: &str) -> LedgerBooks {
-        let account = self.account(name);
-        wait(self.chain().books(&account)).expect("the ledger answers")
+    /// What the ledger says of an account.
+    pub fn books(&self, account: &AccountId) -> LedgerBooks {
+        wait(self.chain().books(account)).expect("the ledger answers")
     }
 
     pub fn status(&self) -> GetStatusResponse {
         let url = format!("http://127.0.0.1:{}", self.operator_port);
         let asked = async {
-            let mut operator: OperatorClient<Channel> = OperatorClient::connect(url).await.expect("the operator's port");
+            let mut operator: OperatorClient<Channel> =
+                OperatorClient::connect(url).await.expect("the operator's port");
             operator.get_status(GetStatusRequest {}).await.expect("a status").into_inner()
         };
         wait(asked)
     }
 
-    /// The operator closes a member's account, as a hub may at any time.
-    fn hub_closes(&self, name: &str) {
-        let account = self.account(name);
-        let url = format!("http://127.0.0.1:{}", self.operator_port);
-        let asked = async {
-            let mut operator: OperatorClient<Channel> = OperatorClient::connect(url).await.expect("the operator's port");
-            let request = StartCloseRequest {
-                channel_id: account.channel.0.to_vec().into(),
-                asset: account.asset.to_vec().into(),
-            };
-            operator.start_close(request).await.expect("the close starts");
+    /// Whoever has the hub's key closes a member's account on the ledger and posts nothing.
+    fn hub_closes(&self, account: &AccountId) {
+        let secret = std::fs::read_to_string(self.world.path("hub/secret")).expect("the hub's secret");
+        let seed: [u8; 32] = hex::decode(secret.trim()).ok().and_then(|s| s.try_into().ok()).expect("a secret");
+        let chain = self.chain();
+        let key = hub::account_key(&seed, 0);
+        let from = key.address();
+        let closed = async {
+            let head = chain.head().await.expect("a head").number;
+            let events = chain.events_in(0, head).await.expect("events").into_iter();
+            let terms = events.filter_map(|event| match event.kind {
+                dispute::EventKind::Opened { channel, terms } if channel == account.channel => Some(terms),
+                _ => None,
+            });
+            let terms = terms.last().expect("the channel was opened");
+            let call = chain.adjudicator().start_close(&CloseOrder { terms, asset: account.asset, request: None });
+            let submitter = Submitter::new(chain.clone(), vec![key], SubmitterConfig::local());
+            submitter.submit(Order::new(call).from(from)).await.mined().expect("the close starts");
         };
-        wait(asked);
+        wait(closed);
     }
 
     /// Turns the ledger's clock forward.
@@ -143,6 +166,15 @@ impl Apart {
     pub fn stop(mut self) {
         self.hub.take().expect("the hub runs").stop();
         self.ledger.take().expect("the ledger runs").stop();
+    }
+}
+
+/// Asks the ledger again and again until it says so.
+fn until(there: impl Fn() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !there() {
+        assert!(Instant::now() < end, "the ledger does not say so");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -187,24 +219,26 @@ fn members_open_pay_settle_and_close_over_rpc() {
 }
 
 #[test]
-fn a_close_by_the_hub_takes_nothing_from_who_watches_and_the_rest_is_said() {
-    let apart = Apart::start(0);
-    let world = &apart.world;
+fn a_vanished_hub_takes_nothing_from_who_watches_and_the_cli_says_what_others_lost() {
+    let mut apart = Apart::start(0);
     apart.member("alice", "500USDH");
+    let hub = apart.hub.take().expect("the hub runs");
+    let world = &apart.world;
     for name in ["bob", "carol"] {
         apart.member(name, "10USDH");
         world.json(&["pay", name, "25USDH", "--from", "alice"]);
         // Each takes his credit home before he goes offline.
         assert_eq!(apart.dollars(name)["received"], "25");
     }
+    let (bob, carol) = (apart.account("bob"), apart.account("carol"));
     let (watching, _) = world.start(&["watch", "bob"]);
-    apart.hub_closes("bob");
-    apart.hub_closes("carol");
+    // The hub is gone but for its key, and from now on Carol's wallet stays closed: an open one would answer for her.
+    hub.kill();
+    apart.hub_closes(&bob);
+    apart.hub_closes(&carol);
     watching.until(|e| e["event"] == "closing");
     // The watch answers before the deadline: what the hub owed is on the ledger.
-    while micros(&json!(apart.books("bob").hub_paid.format_units(6))) < 25_000_000 {
-        std::thread::yield_now();
-    }
+    until(|| apart.books(&bob).hub_paid.get() == 25_000_000);
     apart.pass_time(61);
     watching.until(|e| e["event"] == "final");
     watching.stop();
@@ -213,16 +247,27 @@ fn a_close_by_the_hub_takes_nothing_from_who_watches_and_the_rest_is_said() {
     assert_eq!((&bob["withdrawn"], &bob["lost"]), (&json!("35"), &json!("0")), "{bob}");
     assert_eq!(apart.dollars("bob")["wallet"], "1025");
 
-    // Carol watched not: when it is final she has her deposit, and is told what was never posted.
-    while apart.books("carol").status != dispute::Status::Final {
-        std::thread::yield_now();
-    }
+    // Carol did not watch: after the deadline she gets her deposit, and is told what was never posted.
+    let (late, _) = world.start(&["watch", "carol"]);
+    late.until(|e| e["event"] == "final");
+    late.stop();
+    assert_eq!(apart.books(&carol).status, dispute::Status::Final);
     let carol = world.json(&["channels", "carol"]);
     let account = row(&carol, "accounts", "USDH");
     assert_eq!((&account["status"], &account["lost"]), (&json!("final"), &json!("25")), "{carol}");
     let said = world.run(&["channels", "carol"]);
     assert!(said.stdout.contains("payhub watch") && said.stdout.contains("25"), "{}", said.stdout);
-    apart.stop();
+
+    // Alice leaves by herself, and nobody is there but the ledger.
+    let closing = world.json(&["close", "alice", "--unilateral"]);
+    assert_eq!(row(&closing, "closed", "USDH")["how"], "unilateral");
+    let (leaving, _) = world.start(&["watch", "alice"]);
+    apart.pass_time(61);
+    leaving.until(|e| e["event"] == "final");
+    leaving.stop();
+    assert_eq!(row(&world.json(&["channels", "alice"]), "accounts", "USDH")["withdrawn"], "450");
+    assert_eq!(apart.dollars("alice")["wallet"], "950");
+    apart.ledger.take().expect("the ledger runs").stop();
 }
 
 #[test]
@@ -231,7 +276,8 @@ fn a_contract_deployed_by_its_user_serves_a_hub() {
     let (ledger, ready) =
         world.start(&["ledger", "run", "--dev", "--in-memory", "--listen", "127.0.0.1:0", "--block-time", "50"]);
     let rpc = ready["rpc"].as_str().expect("a URL").to_owned();
-    let key = hex::encode(ledger::genesis::dev_accounts()[1].secret);
+    // The first one, so that the faucet may give the token away.
+    let key = hex::encode(ledger::genesis::dev_accounts()[0].secret);
     let deploy = |args: &[&str], key: &str| {
         let base = ["deploy", "--rpc", &rpc, "--key", "-", "--json"];
         world.run_with(&[&base[..], args].concat(), key)

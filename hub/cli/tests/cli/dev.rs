@@ -39,7 +39,11 @@ fn the_ready_line_says_what_is_where() {
     assert_eq!(world.json(&["pay", "bob", "1USDH", "--from", "alice"])["paid"], 1);
     running.stop();
     let gone = world.run(&["balance", "alice", "--json"]);
-    assert_eq!((gone.code(), &gone.object()["error"]["reason"]), (5, &json!("NOT_FOUND")), "in memory: nothing is left");
+    assert_eq!(
+        (gone.code(), &gone.object()["error"]["reason"]),
+        (5, &json!("NOT_FOUND")),
+        "in memory: nothing is left"
+    );
 }
 
 #[test]
@@ -133,6 +137,16 @@ fn everything_a_member_can_ask_has_its_fields() {
     }
     assert_eq!(world.json(&["pay", "dave", "1USDH", "--from", "carol", "--count", "3"])["paid"], 3);
     assert_eq!(row(&world.json(&["balance", "dave"]), "assets", "USDH")["channel"], "13.5");
+
+    // One at a time on a folder; and a kill loses nothing.
+    let second = world.run(&["dev", "--data-dir", "d", "--port-base", "0", "--json"]);
+    assert_eq!((second.code(), &second.object()["error"]["reason"]), (1, &json!("STORE_LOCKED")), "{second:#?}");
+    running.kill();
+    let (running, _) = start(&world, "d");
+    for (member, channel) in [("alice", "506.47"), ("carol", "497.45"), ("dave", "13.5")] {
+        assert_eq!(row(&world.json(&["balance", member]), "assets", "USDH")["channel"], channel, "{member}");
+    }
+    assert_eq!(world.json(&["pay", "dave", "1USDH", "--from", "alice"])["paid"], 1);
     running.stop();
 }
 

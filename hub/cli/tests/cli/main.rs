@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! cargo build --release
-//! PAYHUB_KILLS=50 PAYHUB_BIN=target/release/payhub cargo test -p payhub --test cli kills -- --nocapture
+//! PAYHUB_KILLS=50 PAYHUB_BIN=target/release/payhub cargo test -p payhub --test cli kills -- --nocapture --test-threads 1
 //! ```
 //!
 //! `PAYHUB_SEED` repeats the random points of a run; it is printed at the start.

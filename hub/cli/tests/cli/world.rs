@@ -34,9 +34,10 @@ pub struct World {
     dir: tempfile::TempDir,
 }
 
-/// A command that has ended.
+/// A command that has ended; printed whole when it is not as expected.
 #[derive(Debug)]
 pub struct Done {
+    #[allow(dead_code, reason = "it is printed")]
     pub args: String,
     pub status: ExitStatus,
     pub stdout: String,

@@ -1,0 +1,12 @@
+//! Hub, members and ledger together, over real gRPC: what a user lives through.
+//!
+//! [`paying`] is daily life, [`leaving`] how money comes out, with the hub or without it, [`restarts`] what programs
+//! survive that are stopped in order, [`crashes`] what they survive when the power goes at any operation of the disk,
+//! and [`rules`] holds the list of rules that each have a test by name.
+
+mod crashes;
+mod leaving;
+mod paying;
+mod restarts;
+mod rules;
+mod tap;

@@ -62,6 +62,16 @@ pub enum Error {
         /// As the hub says.
         theirs: String,
     },
+    /// The hub calls itself by another name than the one it was reached by.
+    #[error(
+        "the server at {url} says that it is {said:?}; use that name, or start the hub with --host as in the address"
+    )]
+    OtherHost {
+        /// Its own word.
+        said: String,
+        /// Where it was reached.
+        url: String,
+    },
     /// The hub offers no terms for the asked signature scheme.
     #[error("the hub offers no channels with {scheme:?} keys")]
     NoOffer {

@@ -74,6 +74,18 @@ impl Desk {
         Ok(info)
     }
 
+    /// A login names the host that it is for. Who passes on another hub's greetings under his own address would get a
+    /// login for that hub, were its word for its name taken.
+    fn check_host(&self, said: &str) -> Result<(), Error> {
+        let uri: Option<tonic::transport::Uri> = self.url.parse().ok();
+        let host = uri.as_ref().and_then(tonic::transport::Uri::host).unwrap_or_default().trim_matches(['[', ']']);
+        let here = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        if here || host.eq_ignore_ascii_case(said) {
+            return Ok(());
+        }
+        Err(Error::OtherHost { said: said.to_owned(), url: self.url.clone() })
+    }
+
     async fn ask(&self) -> Result<Info, Error> {
         let answer = self.hub.clone().get_info(v1::GetInfoRequest {}).await;
         let answer = answer.map_err(|e| Error::hub(&e, &self.url))?.into_inner();
@@ -83,6 +95,7 @@ impl Desk {
         same("chain id", domain.chain_id, answer.chain_id)?;
         same("adjudicator", domain.adjudicator, adjudicator)?;
         same("genesis block", self.genesis, genesis)?;
+        self.check_host(&answer.host)?;
         let hub_account = wire::read_address("info.hub_account", &answer.hub_account)?;
         let period = answer.challenge_period_s;
         let offers = answer.offers.iter().map(|o| wire::read_offer(domain, hub_account, period, o));

@@ -11,6 +11,7 @@ use proto::{ChannelId, Domain};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::limits::GREETINGS_MAX;
 use crate::rows::Rows;
 use crate::sequencer::Command;
 
@@ -28,6 +29,8 @@ pub(crate) struct Core {
     /// Cancelled when the hub ends, for whatever reason.
     pub(crate) ended: CancellationToken,
     pub(crate) sessions: Arc<Semaphore>,
+    /// Logins under way: strangers who say nothing take these, never the places of members.
+    pub(crate) greetings: Arc<Semaphore>,
     pub(crate) sessions_max: usize,
     next_session: AtomicU64,
     draining: AtomicBool,
@@ -75,6 +78,7 @@ impl Core {
             durable,
             ended,
             sessions: Arc::new(Semaphore::new(sessions_max)),
+            greetings: Arc::new(Semaphore::new(GREETINGS_MAX)),
             sessions_max,
             next_session: AtomicU64::new(1),
             draining: AtomicBool::new(false),

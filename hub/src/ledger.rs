@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use alloy_primitives::{Address, B256, Bytes, U256};
 use dispute::adjudicator::Status as LedgerStatus;
@@ -398,6 +398,12 @@ fn status_of(status: LedgerStatus) -> Status {
 
 // ---- funding -------------------------------------------------------------------------------------------------------
 
+/// How long a deposit that was sent is waited for before the account is looked at afresh: it was dropped by then.
+const FUNDING_PATIENCE: Duration = Duration::from_secs(1800);
+
+/// Deposits on their way, by the total that they lead to and when they were sent.
+type Pending = BTreeMap<AccountId, (Amount, Instant)>;
+
 struct Funding {
     core: Arc<Core>,
     chain: Chain,
@@ -411,16 +417,18 @@ impl Funding {
         let mut ticks = tokio::time::interval(poll);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // Deposits that were mined and are not confirmed yet, by the total that they lead to.
-        let mut pending: BTreeMap<AccountId, Amount> = BTreeMap::new();
+        let mut pending = Pending::new();
         // Everything that the books count as being funded, whatever became of it.
         let mut taken: BTreeSet<AccountId> = BTreeSet::new();
         loop {
             ticks.tick().await;
-            let asked: Vec<(AccountId, Amount)> = std::mem::take(&mut pending).into_iter().collect();
+            let asked = std::mem::take(&mut pending);
             let tried = std::mem::take(&mut taken);
             let found = self.core.query(move |books| {
                 let deposited = |id| books.account(id).map(|a| a.ledger.hub_deposit).unwrap_or_default();
-                let open: BTreeMap<_, _> = asked.into_iter().filter(|(id, total)| deposited(*id) < *total).collect();
+                let waits = |id, total, since: Instant| deposited(id) < total && since.elapsed() < FUNDING_PATIENCE;
+                let open: Pending =
+                    asked.into_iter().filter(|(id, (total, since))| waits(*id, *total, *since)).collect();
                 books.funding_ended(tried.into_iter().filter(|id| !open.contains_key(id)));
                 let wants = books.take_wants();
                 let books = &*books;
@@ -478,7 +486,8 @@ impl Funding {
         true
     }
 
-    async fn fund(&self, asset: Asset, orders: Vec<(FundOrder, Amount)>, pending: &mut BTreeMap<AccountId, Amount>) {
+    async fn fund(&self, asset: Asset, orders: Vec<(FundOrder, Amount)>, pending: &mut Pending) {
+        let now = Instant::now();
         let mut left = match self.chain.balance(asset, self.account).await {
             Ok(balance) => balance,
             Err(error) => return self.core.alarm(format!("the hub's balance cannot be read: {error}")),
@@ -513,10 +522,15 @@ impl Funding {
                         match refused.get(&i) {
                             Some(why) => self.core.alarm(format!("the deposit for {account} was refused: {why}")),
                             None => {
-                                pending.extend(totals.get(account).map(|total| (*account, *total)));
+                                pending.extend(totals.get(account).map(|total| (*account, (*total, now))));
                             }
                         }
                     }
+                }
+                unknown @ Outcome::Unknown { .. } => {
+                    // It may still be mined: until it is, or long after, nothing more is sent to these accounts.
+                    pending.extend(accounts.iter().filter_map(|a| Some((*a, (*totals.get(a)?, now)))));
+                    self.core.alarm(format!("a batch of deposits is in no block yet: {}", why(unknown)));
                 }
                 other => self.core.alarm(format!("a batch of deposits failed: {}", why(other))),
             }

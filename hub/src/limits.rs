@@ -35,6 +35,8 @@ pub(crate) const WINDOW_MAX: u32 = 1 << 16;
 pub(crate) const HELLO_ACCOUNTS_MAX: usize = 64;
 /// How long a connection may take to send its first byte, and a session to say a valid hello.
 pub(crate) const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+/// Logins under way at a time. Each ends within [`HANDSHAKE_DEADLINE`]; more are refused with a retry hint.
+pub(crate) const GREETINGS_MAX: usize = 1024;
 /// How long a connection may be silent before it is asked for a sign of life, and how long that may take.
 pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// See [`KEEPALIVE_INTERVAL`].

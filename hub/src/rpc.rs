@@ -70,10 +70,10 @@ impl Member for MemberService {
         &self,
         request: Request<Streaming<v1::ClientMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let permit = self.0.sessions.clone().try_acquire_owned();
-        let permit = permit.map_err(|_| status::exhausted("the hub serves as many sessions as it can; try again"))?;
+        let greeting = self.0.greetings.clone().try_acquire_owned();
+        let greeting = greeting.map_err(|_| status::exhausted("too many are logging in at once; try again"))?;
         let (outbox, messages) = mpsc::channel(OUTBOX_MAX);
-        tokio::spawn(session::run(self.0.clone(), request.into_inner(), outbox, permit));
+        tokio::spawn(session::run(self.0.clone(), request.into_inner(), outbox, greeting));
         Ok(Response::new(ReceiverStream::new(messages)))
     }
 

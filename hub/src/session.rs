@@ -58,15 +58,20 @@ pub(crate) async fn run(
     core: Arc<Core>,
     mut inbound: Streaming<v1::ClientMessage>,
     outbox: Outbox,
-    permit: OwnedSemaphorePermit,
+    greeting: OwnedSemaphorePermit,
 ) {
     let ended = core.ended.clone();
+    let mut place = None;
     let served = async {
         let (member, hello) = match tokio::time::timeout(HANDSHAKE_DEADLINE, greet(&core, &mut inbound, &outbox)).await
         {
             Ok(greeted) => greeted?,
             Err(_) => return Err(End::Failed(Box::new(status::late()))),
         };
+        let free = core.sessions.clone().try_acquire_owned();
+        let full = |_| End::Failed(Box::new(status::exhausted("the hub serves as many sessions as it can; try again")));
+        place = Some(free.map_err(full)?);
+        drop(greeting);
         serve(&core, inbound, &outbox, member, hello).await
     };
     let end = tokio::select! {
@@ -85,7 +90,7 @@ pub(crate) async fn run(
         // If it finds no place at once, the member is not reading; he learns it from the end of the stream.
         let _ = outbox.try_send(last);
     }
-    drop(permit);
+    drop(place);
 }
 
 // ---- hello ---------------------------------------------------------------------------------------------------------

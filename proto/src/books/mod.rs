@@ -763,6 +763,9 @@ impl Books {
             return Err(Refusal::HubFrozen);
         }
         let account = self.account(id).ok_or(Refusal::UnknownChannel { channel: id.channel })?;
+        if let (Ask::Close, Some(waiting)) = (ask, account.close_that_waits()) {
+            return Ok(waiting.clone());
+        }
         account.check_open()?;
         if let Some(first) = account.kept.first().filter(|_| account.kept.len() >= KEPT_MAX) {
             return Err(Refusal::TooManyKept { kept: account.kept.len(), until: first.settlement.validUntil });
@@ -1041,6 +1044,12 @@ impl Account {
             Some(close) => Err(Refusal::Freezing { until: close.settlement.validUntil }),
             None => Ok(()),
         }
+    }
+
+    /// A proposed close that the member has not signed: who asks again, because it was lost with a session, gets it again.
+    fn close_that_waits(&self) -> Option<&Settlement> {
+        let unsigned = |s: &&Settlement| !self.agreed.iter().any(|signed| signed.body() == *s);
+        self.kept.iter().filter(|k| k.closes()).map(|k| &k.settlement).find(unsigned)
     }
 
     fn check_continues(&self, frame: &Frame) -> Result<(), Refusal> {

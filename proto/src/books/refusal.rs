@@ -194,7 +194,6 @@ impl Refusal {
         matches!(
             self,
             Refusal::Draining
-                | Refusal::HubFrozen
                 | Refusal::OldSession
                 | Refusal::LaneBroken { .. }
                 | Refusal::PayeeUnbacked { .. }

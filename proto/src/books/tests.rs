@@ -710,6 +710,18 @@ fn a_refused_close_expires() {
 }
 
 #[test]
+fn a_close_that_was_lost_with_a_session_is_given_again() {
+    let mut w = World::new(&[(100, 0), (1, 100)]);
+    let payee = w.account_id(1);
+    let first = w.books.propose(payee, Ask::Close).expect("both nets are sound");
+    assert_eq!(w.books.propose(payee, Ask::Close), Ok(first.clone()), "the same proposal, under the same number");
+    assert_eq!(w.books.propose(payee, Ask::Withdraw(a(1))), Err(Refusal::Freezing { until: first.validUntil }));
+    w.books.agree(w.sign(1, &first)).expect("it waits for a signature");
+    assert_eq!(w.books.propose(payee, Ask::Close), Err(Refusal::Freezing { until: first.validUntil }), "it is signed");
+    w.audit();
+}
+
+#[test]
 fn ghost_frame_of_an_old_session_is_refused() {
     let mut w = World::new(&[(100, 0), (1, 100)]);
     let payment = w.payment(w.id(1), 5);

@@ -136,7 +136,9 @@ async fn payments_to_a_closing_payee_are_refused() {
     let books = town.world().books(&account).await;
     // The hub accepts until it sees the close; what it accepted is paid out.
     assert_eq!(books.member_withdrawn.get(), DEPOSIT + books.hub_paid.get());
-    assert_eq!(books.hub_paid, bob.balance(usdh).await.expect("runs").received);
+    // What came after he saw the close is evidence, stored and posted, that he counts only when the ledger has paid it.
+    let counted = bob.balance(usdh).await.expect("runs").received;
+    assert!(counted.get() >= 1_000 && books.hub_paid >= counted, "counted {counted}, proven {}", books.hub_paid);
 }
 
 /// A payee to whom somebody pays without a pause closes all the same, and what was accepted before is paid out.

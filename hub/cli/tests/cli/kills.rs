@@ -146,7 +146,9 @@ fn a_wallet_killed_while_it_pays_leaves_an_unknown_outcome_that_it_finds_out_its
         if paid == received {
             break paid;
         }
-        assert!(received <= paid && Instant::now() < until, "alice paid {paid}, bob received {received}");
+        // Until her frames are answered again, alice counts less as paid than bob has: she holds no receipts for the rest.
+        assert!(Instant::now() < until, "alice paid {paid}, bob received {received}");
+        std::thread::sleep(Duration::from_millis(50));
     };
     let count = u64::try_from(paid / 1000).expect("small");
     assert!(count > 0 && count < 100_000, "killed in the middle: {count}");

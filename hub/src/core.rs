@@ -105,14 +105,24 @@ impl Core {
         let (done, answer) = oneshot::channel();
         let query = move |books: &mut Books| drop(done.send(read(books)));
         self.send(Command::Query(Box::new(query))).await?;
-        answer.await.map_err(|_| Ended)
+        self.answered(answer).await
     }
 
     /// Waits until everything that was accepted before is durable.
     pub(crate) async fn barrier(&self) -> Result<(), Ended> {
         let (done, answer) = oneshot::channel();
         self.send(Command::Barrier(done)).await?;
-        answer.await.map_err(|_| Ended)
+        self.answered(answer).await
+    }
+
+    /// Waits for the sequencer's answer, or for the hub's end. A command that is sent while the sequencer ends can stay
+    /// in the queue, which its senders keep alive: then nobody ever answers it, and nobody drops it either.
+    pub(crate) async fn answered<T>(&self, answer: oneshot::Receiver<T>) -> Result<T, Ended> {
+        tokio::select! {
+            biased;
+            answer = answer => answer.map_err(|_| Ended),
+            () = self.ended.cancelled() => Err(Ended),
+        }
     }
 
     /// Makes a capability for a channel.

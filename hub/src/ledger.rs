@@ -209,7 +209,7 @@ impl Follower {
     async fn tell(&self, update: LedgerUpdate) -> Result<(), Ended> {
         let (done, durable) = oneshot::channel();
         self.core.send(Command::Ledger { update, done }).await?;
-        durable.await.map_err(|_| Ended)
+        self.core.answered(durable).await
     }
 
     /// The totals of the accounts of a step as the books have them. An account that is new to them begins with what was

@@ -74,7 +74,7 @@ impl Operations {
     pub(crate) async fn settle(&self, account: AccountId, ask: Ask) -> Result<Result<Settlement, Refusal>, Ended> {
         let (done, proposed) = oneshot::channel();
         self.core.send(Command::Settle { account, ask, done }).await?;
-        proposed.await.map_err(|_| Ended)
+        self.core.answered(proposed).await
     }
 
     /// The hub's collateral of an account beyond what it keeps ready for the payee.

@@ -455,7 +455,13 @@ impl Client {
         let account = AccountId { channel: self.chain().domain().channel_id(&terms), asset };
         let call = self.chain().adjudicator().start_close(&CloseOrder { terms, asset, request: None });
         self.transact("the start of the close", call).await?;
-        Ok(self.chain().books(&account).await?.deadline_s)
+        let deadline_s = self.chain().books(&account).await?.deadline_s;
+        // Whoever asks next is told of the close.
+        let seen = self.wait("the close in this client's view of the ledger", LEDGER_WAIT, move |wallet, _| {
+            (wallet.member()?.balance(asset)?.ledger.status != Status::Open).then_some(())
+        });
+        seen.await?;
+        Ok(deadline_s)
     }
 
     /// Pays the account out after its challenge period; the watchtower does so by itself while the client runs.

@@ -248,6 +248,24 @@ impl Journal {
 }
 
 impl JournalReader {
+    /// Opens the journal of `identity` for reading only: nothing is made, repaired or marked, and no writer comes of it.
+    /// What an unfinished write left at the end is passed over. The caller keeps writers away, as [`crate::FileBackend`]
+    /// does.
+    ///
+    /// # Errors
+    /// As [`Journal::open`]; a journal that does not exist is an [`Error::Io`].
+    pub fn open(backend: Arc<dyn Backend>, identity: &[u8; 32]) -> Result<JournalReader> {
+        let archived = segments_in(&*backend, ARCHIVE)?;
+        let live = segments_in(&*backend, LIVE)?;
+        if live.is_empty() {
+            let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+            return Err(Error::io("find a segment in", LIVE, missing));
+        }
+        let (segments, last) = look_through(&*backend, identity, &archived, &live)?;
+        let journal = assemble(backend, JournalConfig::default(), identity, segments, last.end);
+        Ok(journal.reader())
+    }
+
     /// The number of the newest durable record; 0 if there is none.
     pub fn last(&self) -> u64 {
         self.shared.last()
@@ -630,6 +648,32 @@ fn recover(
     archived: &[u64],
     live: &[u64],
 ) -> Result<Journal> {
+    let (mut segments, last) = look_through(&*backend, identity, archived, live)?;
+    let repaired = match last.closed {
+        true => reopen(last.file, last.end.0, &last.header)?,
+        false => copy(&*backend, &*last.file, last.end.0, &last.header)?,
+    };
+    if let Some(Segment { home: Home::Live { file, .. }, .. }) = segments.last_mut() {
+        *file = repaired;
+    }
+    Ok(assemble(backend, config, identity, segments, last.end))
+}
+
+/// How the last segment was found.
+struct LastSegment {
+    header: SegmentHeader,
+    file: Arc<dyn BackendFile>,
+    end: Start,
+    closed: bool,
+}
+
+/// Reads through all live segments, of which there is at least one, and changes nothing.
+fn look_through(
+    backend: &dyn Backend,
+    identity: &[u8; 32],
+    archived: &[u64],
+    live: &[u64],
+) -> Result<(Vec<Segment>, LastSegment)> {
     if archived.last().is_some_and(|archived| *archived >= live[0]) {
         let (segment, offset) = (live_name(live[0]), 0);
         return Err(Error::Corrupt { segment, offset, why: "an archived segment is not older than it" });
@@ -637,20 +681,16 @@ fn recover(
     let mut segments: Vec<Segment> =
         archived.iter().map(|first| Segment { first: *first, chain: [0; 32], home: Home::Archived }).collect();
     let mut before: Option<Start> = (live[0] == 1).then(|| (0, 1, genesis(identity)));
+    let mut last = None;
     for (position, first) in live.iter().enumerate() {
-        let scanned = scan(&*backend, identity, *first, before, live.get(position + 1).is_none())?;
+        let scanned = scan(backend, identity, *first, before, live.get(position + 1).is_none())?;
         before = Some(scanned.end);
-        let is_last = position + 1 == live.len();
-        let file = match (is_last, scanned.closed) {
-            (false, _) => scanned.file,
-            (true, true) => reopen(scanned.file, scanned.end.0, &scanned.header)?,
-            (true, false) => copy(&*backend, &*scanned.file, scanned.end.0, &scanned.header)?,
-        };
-        let home = Home::Live { file, len: scanned.header.len, places: scanned.places };
+        let home = Home::Live { file: scanned.file.clone(), len: scanned.header.len, places: scanned.places };
         segments.push(Segment { first: *first, chain: scanned.header.chain, home });
+        last =
+            Some(LastSegment { header: scanned.header, file: scanned.file, end: scanned.end, closed: scanned.closed });
     }
-    let end = before.expect("there is a live segment");
-    Ok(assemble(backend, config, identity, segments, end))
+    Ok((segments, last.expect("there is a live segment")))
 }
 
 fn assemble(

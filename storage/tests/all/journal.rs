@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use payhub_storage::{Crash, Error, Fault, Journal, JournalConfig, MAX_RECORD_BYTES, MemoryBackend};
+use payhub_storage::{Crash, Error, Fault, Journal, JournalConfig, JournalReader, MAX_RECORD_BYTES, MemoryBackend};
 use proptest::prelude::*;
 
 use crate::{IDENTITY, open_journal, payload, records};
@@ -133,6 +133,29 @@ fn an_unclean_start_copies_the_last_segment_and_a_clean_one_does_not() {
     let journal = open_journal(&disk).unwrap();
     assert!(disk.operations() - before >= 6, "create, fill, write, sync, rename, sync the folder");
     assert_eq!(records(&journal).unwrap(), [b"one"]);
+}
+
+#[test]
+fn reading_only_changes_nothing_and_passes_over_an_unfinished_end() {
+    let read_only = |disk: &MemoryBackend| JournalReader::open(Arc::new(disk.clone()), &IDENTITY);
+    assert!(matches!(read_only(&MemoryBackend::new()), Err(Error::Io { .. })), "it makes no journal");
+    let disk = MemoryBackend::new();
+    let mut journal = open_journal(&disk).unwrap();
+    for number in 1..=9 {
+        journal.append(&payload(number, 900)).unwrap();
+    }
+    disk.fail_at(disk.operations(), Fault::PowerCut);
+    journal.append(&payload(10, 900)).unwrap_err();
+    for disk in [disk.crash(Crash::Lost, 0), disk.crash(Crash::Torn, 1)] {
+        let (files, operations) = (disk.files(), disk.operations());
+        let reader = read_only(&disk).unwrap();
+        assert_eq!((reader.first(), reader.last()), (1, 9));
+        assert_eq!(reader.read(9).unwrap(), payload(9, 900));
+        assert!(disk.files() == files && disk.operations() == operations);
+        assert_eq!(open_journal(&disk).unwrap().chain(), reader.chain(9).unwrap());
+    }
+    let foreign = JournalReader::open(Arc::new(disk.crash(Crash::Lost, 0)), &[8; 32]);
+    assert!(matches!(foreign, Err(Error::ForeignStore { .. })));
 }
 
 #[test]

@@ -5,3 +5,4 @@ mod contract;
 mod layering;
 mod model;
 mod stories;
+mod tools;

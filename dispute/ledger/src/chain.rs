@@ -1,10 +1,31 @@
 //! The chain: one thread makes blocks; everybody else reads a shared view of the newest one.
 //!
-//! `admit -> order -> execute -> persist -> publish`. Admission runs on the caller's thread. The producer thread
-//! owns the journal, the executor and the state trie; it executes on the shared state under a read lock, appends the
-//! block's record, and only after that takes the write lock for as long as applying the change set takes.
+//! ```text
+//!  submit (any thread)        ledger (the producer)                                       ledger-roots
+//!  decode, recover ─► Pool ─► select ─► execute ─► seal ─► append + sync ─► publish ──────► trie, root
+//!                                          ▲         ▲      commit point     │ state,          │
+//!                                      read lock     └────── the root before the block ◄───────┘
+//!                                      of the view                           └─► ledger-behind: checkpoint, next file
+//! ```
+//!
+//! - **One producer.** It owns journal and executor. It executes under a read lock of the view, which nobody but
+//!   itself ever takes for writing, so reads go on meanwhile and executing threads read plain maps.
+//! - **Durable first.** A block is one journal record. Only after the record is synced does the producer take the
+//!   write lock, for as long as applying the change set takes: what anybody has seen survives a crash. A failed write or
+//!   sync ends the chain; nothing is tried twice.
+//! - **Roots late.** A header carries the root before its block. The trie follows on its own thread ([`roots`]) while
+//!   the next block is collected and executed.
+//! - **State behind.** The state is written to the disk now and then with the record it reflects ([`checkpoint`]). A
+//!   start loads it, reads of older records only headers and transaction hashes for the index, and applies the change
+//!   sets after it. Change sets hold absolute values, so applying one again changes nothing.
+//! - **Reverts.** `evm_revert` is a record too: it makes the records after the snapshot void. A checkpoint of a void
+//!   record is passed over.
+//!
+//! [`roots`]: crate::roots
+//! [`checkpoint`]: crate::checkpoint
 
 use std::collections::{BTreeMap, VecDeque};
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -14,17 +35,21 @@ use std::time::{Duration, Instant};
 use alloy_primitives::map::B256Map;
 use alloy_primitives::{Address, B256, Bloom, Bytes, U256, keccak256};
 use storage::{Backend, FileBackend, Journal, JournalConfig, JournalReader, MemoryBackend};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{broadcast, oneshot, watch};
 
-use crate::block::{Block, BlockRecord, Record, decode_header, prev_randao, seal};
+use crate::block::{
+    Block, BlockIndex, Outline, Record, decode_header, encode_access_list, encode_block, prev_randao, seal,
+};
+use crate::block_stm::BlockStm;
+use crate::checkpoint::{self, Attempt, Behind, CHECKPOINT_BYTES, Checkpoint, Policy};
 use crate::clock::ChainClock;
 use crate::evm::BlockContext;
 use crate::executor::{Executor, Outcome, Sequential, SkipReason};
 use crate::genesis::{self, Deployment, GenesisRecord};
-use crate::pool::{Limits, Pool, PoolError};
+use crate::pool::{Limits, Pool, PoolError, Spread};
+use crate::roots::Roots;
 use crate::state::{AccountChange, Basic, ChangeSet, State};
 use crate::transaction::{DecodeError, Recovered};
-use crate::trie::StateTrie;
 use crate::{BlockTime, Config, Error};
 
 /// Blocks kept decoded in memory; older ones are read from the journal when asked for.
@@ -42,6 +67,64 @@ pub const SNAPSHOTS_MAX: usize = 64;
 
 /// Most blocks one call of `anvil_mine` may make.
 pub const MINE_BLOCKS_MAX: u64 = 10_000;
+
+/// Reverts of development mode that a follower may miss before it is lost.
+const REVERTS_KEPT: usize = 64;
+
+/// Admitted transactions that a follower may be behind before it is lost.
+pub const ARRIVALS_KEPT: usize = 4_096;
+
+/// Blocks that a revert of development mode took back, for those who reported them.
+#[derive(Debug)]
+pub struct Revert {
+    /// The newest block that stayed.
+    pub to: u64,
+    /// What is gone, in order; of a longer chain the newest [`RECENT_BLOCKS`].
+    pub gone: Vec<Arc<Block>>,
+}
+
+/// What a journal of this ledger is marked with.
+pub(crate) fn journal_identity() -> [u8; 32] {
+    keccak256("payhub ledger journal").0
+}
+
+/// Where a chain is kept and how its files are laid out. [`Disk::of`] chooses it for a configuration; tests of
+/// crashes bring one that fails.
+#[derive(Debug, Clone)]
+pub struct Disk {
+    /// The disk.
+    pub backend: Arc<dyn Backend>,
+    /// Size of a journal file.
+    pub segment_bytes: u64,
+    /// Growth of the journal after which a checkpoint is written. `None`: never, and nothing is written behind.
+    pub checkpoint_bytes: Option<u64>,
+}
+
+impl Disk {
+    /// The disk that a configuration names: its data directory, or memory.
+    pub fn of(config: &Config) -> Result<Self, Error> {
+        Ok(match &config.data_dir {
+            Some(dir) => Self {
+                backend: Arc::new(FileBackend::open(dir)?),
+                segment_bytes: SEGMENT_BYTES,
+                checkpoint_bytes: Some(CHECKPOINT_BYTES),
+            },
+            None => Self {
+                backend: Arc::new(MemoryBackend::new()),
+                segment_bytes: MEMORY_SEGMENT_BYTES,
+                checkpoint_bytes: None,
+            },
+        })
+    }
+}
+
+/// The executor that a configuration asks for: parallel, unless it is to use one worker only.
+pub fn executor_for(config: &Config) -> Box<dyn Executor> {
+    match config.worker_count() {
+        NonZeroUsize::MIN => Box::new(Sequential::new().with_access_list(true)),
+        workers => Box::new(BlockStm::new(workers).with_access_list(true)),
+    }
+}
 
 /// Why a transaction is not admitted.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +156,8 @@ pub struct View {
     pub state: State,
     /// Chain time.
     pub clock: ChainClock,
+    /// The last journal record that the state reflects.
+    record: u64,
     entries: Vec<Entry>,
     by_hash: B256Map<u64>,
     transactions: B256Map<(u64, u32)>,
@@ -80,6 +165,23 @@ pub struct View {
 }
 
 impl View {
+    fn new(state: State, clock: ChainClock) -> Self {
+        Self {
+            state,
+            clock,
+            record: 0,
+            entries: Vec::new(),
+            by_hash: B256Map::default(),
+            transactions: B256Map::default(),
+            recent: VecDeque::new(),
+        }
+    }
+
+    /// The last journal record that the state reflects.
+    pub fn record(&self) -> u64 {
+        self.record
+    }
+
     /// The newest block.
     pub fn head(&self) -> &Arc<Block> {
         self.recent.back().expect("block 0 is there from the start")
@@ -101,17 +203,29 @@ impl View {
     }
 
     fn push(&mut self, record: u64, block: Arc<Block>) {
-        let number = block.header.number;
-        self.state.push_block_hash(number, block.hash);
-        self.entries.push(Entry { record, hash: block.hash, bloom: block.header.logs_bloom });
-        self.by_hash.insert(block.hash, number);
-        for (i, tx) in (0u32..).zip(&block.transactions) {
-            self.transactions.insert(tx.hash, (number, i));
-        }
+        self.push_index(record, &BlockIndex::from(&*block));
         self.recent.push_back(block);
         if self.recent.len() > RECENT_BLOCKS {
             self.recent.pop_front();
         }
+    }
+
+    fn push_index(&mut self, record: u64, block: &BlockIndex) {
+        let number = block.header.number;
+        self.state.push_block_hash(number, block.hash);
+        self.entries.push(Entry { record, hash: block.hash, bloom: block.header.logs_bloom });
+        self.by_hash.insert(block.hash, number);
+        for (i, hash) in (0u32..).zip(&block.transactions) {
+            self.transactions.insert(*hash, (number, i));
+        }
+    }
+
+    /// Takes a block only behind its parent.
+    fn check_parent(&self, record: u64, block: &alloy::consensus::Header) -> Result<(), Error> {
+        if self.entries.last().is_none_or(|parent| parent.hash != block.parent_hash) {
+            return Err(Error::Damaged { record, what: "its parent is not the block before it" });
+        }
+        Ok(())
     }
 }
 
@@ -127,6 +241,12 @@ pub struct Shared {
     pub limits: Limits,
     /// The number of the newest block, for those who wait for one.
     pub head: watch::Sender<u64>,
+    /// How the last attempt at a checkpoint ended; at first the one that the start loaded.
+    pub checkpointed: watch::Sender<Option<Attempt>>,
+    /// Reverts, sent before a reader of the view can see them.
+    pub reverts: broadcast::Sender<Arc<Revert>>,
+    /// The hashes of admitted transactions.
+    pub arrivals: broadcast::Sender<B256>,
     view: RwLock<View>,
     pool: Mutex<Pool>,
     reader: RwLock<Option<JournalReader>>,
@@ -176,7 +296,13 @@ impl Shared {
         !self.woken.swap(true, Ordering::AcqRel)
     }
 
-    /// Why the chain makes no more blocks, if so.
+    fn stop(&self, why: String) {
+        let _ = self.stopped.set(why);
+        // Whoever waits for the next block learns that there is none.
+        self.head.send_modify(|_| {});
+    }
+
+    /// Why the chain makes no more blocks, if so. Those who wait for the next head are woken then.
     pub fn stopped(&self) -> Option<&str> {
         self.stopped.get().map(String::as_str)
     }
@@ -281,9 +407,10 @@ struct Producer {
     shared: Arc<Shared>,
     journal: Journal,
     executor: Box<dyn Executor>,
-    trie: StateTrie,
     /// The root of the state after the head.
-    root: B256,
+    roots: Roots,
+    /// None where nothing is written behind.
+    behind: Option<Behind>,
     block_time: BlockTime,
     heartbeat: Option<Duration>,
     last_block: Instant,
@@ -292,40 +419,46 @@ struct Producer {
     snapshots_taken: u64,
 }
 
-/// Opens or creates the chain and starts its thread.
-pub fn start(config: &Config) -> Result<(Arc<Shared>, Sender<Command>), Error> {
+/// Opens or creates the chain on a disk and starts its threads.
+pub fn start(config: &Config, disk: Disk) -> Result<(Arc<Shared>, Sender<Command>), Error> {
     config.check()?;
-    let (backend, segment_bytes): (Arc<dyn Backend>, u64) = match &config.data_dir {
-        Some(dir) => (Arc::new(FileBackend::open(dir)?), SEGMENT_BYTES),
-        None => (Arc::new(MemoryBackend::new()), MEMORY_SEGMENT_BYTES),
-    };
-    let mut journal = Journal::open(backend, JournalConfig { segment_bytes }, &keccak256("payhub ledger journal").0)?;
+    let Disk { backend, segment_bytes, checkpoint_bytes } = disk;
+    let mut journal = Journal::open(backend.clone(), JournalConfig { segment_bytes }, &journal_identity())?;
     if journal.last() == 0 {
-        let genesis = genesis::create(config)?;
-        journal.append(&Record::Genesis(Box::new(genesis)).encode())?;
+        journal.append(&Record::encode_genesis(&genesis::create(config)?))?;
     }
-    let Loaded { view, deployment } = recover(&journal, config)?;
+    let base = checkpoint_bytes.and_then(|_| usable_checkpoint(&*backend, &journal.reader()));
+    let Loaded { view, deployment, reflected, replayed_bytes } = recover(&journal, base, config)?;
     let limits = Limits { block_gas: config.block_gas_limit, base_fee: config.base_fee_per_gas };
-    let mut trie = StateTrie::build(&view.state);
-    let root = trie.root();
+    let spread = Spread::new(&deployment, config.adjudicator_parameters().shards);
+    let loaded = (reflected > 0).then_some(Attempt { record: reflected, written: true });
+    let roots = Roots::start(view.state.clone(), config.worker_count())?;
     let shared = Arc::new(Shared {
         deployment,
         dev: config.dev,
         fee_recipient: config.fee_recipient,
         limits,
         head: watch::Sender::new(view.head().header.number),
+        checkpointed: watch::Sender::new(loaded),
+        reverts: broadcast::Sender::new(REVERTS_KEPT),
+        arrivals: broadcast::Sender::new(ARRIVALS_KEPT),
         view: RwLock::new(view),
-        pool: Mutex::new(Pool::new(limits)),
+        pool: Mutex::new(Pool::new(limits, Some(spread))),
         reader: RwLock::new(Some(journal.reader())),
         stopped: OnceLock::new(),
         woken: AtomicBool::new(false),
     });
+    let behind = |checkpoint_bytes| {
+        let policy = Policy { checkpoint_bytes, segment_bytes };
+        Behind::start(shared.clone(), backend.clone(), journal.reader(), policy, replayed_bytes)
+    };
+    let behind = checkpoint_bytes.map(behind).transpose()?;
     let producer = Producer {
         shared: shared.clone(),
         journal,
-        executor: Box::new(Sequential),
-        trie,
-        root,
+        executor: executor_for(config),
+        roots,
+        behind,
         block_time: config.block_time,
         heartbeat: config.heartbeat,
         last_block: Instant::now(),
@@ -350,7 +483,7 @@ struct StopOnPanic(Arc<Shared>);
 impl Drop for StopOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let _ = self.0.stopped.set("its thread panicked, which is a bug; start it again".to_owned());
+            self.0.stop("its thread panicked, which is a bug; start it again".to_owned());
         }
     }
 }
@@ -359,6 +492,10 @@ impl Drop for StopOnPanic {
 struct Loaded {
     view: View,
     deployment: Deployment,
+    /// The record that the checkpoint reflects; 0 without one.
+    reflected: u64,
+    /// Records that were applied, because no checkpoint reflects them.
+    replayed_bytes: u64,
 }
 
 fn genesis_block(genesis: &GenesisRecord) -> Result<Block, Error> {
@@ -366,69 +503,140 @@ fn genesis_block(genesis: &GenesisRecord) -> Result<Block, Error> {
     Ok(Block { hash: header.hash_slow(), header, transactions: Vec::new(), receipts: Vec::new() })
 }
 
-/// Rebuilds the view from the journal: change sets are applied, nothing is executed.
-fn recover(journal: &Journal, config: &Config) -> Result<Loaded, Error> {
-    // Reverts of development mode void entries before them, so they are looked for first.
-    let mut void: Vec<(u64, u64)> = Vec::new();
-    if config.dev {
+/// The checkpoint; none if the journal must be replayed from its beginning.
+fn usable_checkpoint(backend: &dyn Backend, journal: &JournalReader) -> Option<Checkpoint> {
+    checkpoint::load(backend, journal).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the checkpoint of the state is passed over; the whole journal is replayed instead");
+        None
+    })
+}
+
+/// The records that reverts of development mode have made void.
+#[derive(Debug, Default)]
+pub(crate) struct Void(Vec<(u64, u64)>);
+
+impl Void {
+    /// Looks for reverts. They void records before them, so this comes before anything else is read.
+    pub(crate) fn find(journal: &JournalReader) -> Result<Self, Error> {
+        let mut void = Vec::new();
         journal.replay(1, |number, bytes| {
             void.extend(Record::revert_target(bytes).map(|to| (to + 1, number)));
             Ok::<(), Error>(())
         })?;
+        Ok(Self(void))
     }
-    let is_void = |number: u64| void.iter().any(|(from, to)| (*from..=*to).contains(&number));
+
+    /// Whether a record does not count. A revert's own record changes nothing either.
+    pub(crate) fn contains(&self, record: u64) -> bool {
+        self.0.iter().any(|(from, to)| (*from..=*to).contains(&record))
+    }
+
+    /// Whether the state after a record is no longer one of the chain's. The state after a revert is.
+    pub(crate) fn contains_state_after(&self, record: u64) -> bool {
+        self.0.iter().any(|(from, to)| (*from..*to).contains(&record))
+    }
+}
+
+/// Rebuilds the view from a checkpoint and the journal: change sets are applied, nothing is executed.
+fn recover(journal: &Journal, base: Option<Checkpoint>, config: &Config) -> Result<Loaded, Error> {
+    let void = if config.dev { Void::find(&journal.reader())? } else { Void::default() };
+    let base = base.filter(|base| {
+        let usable = !void.contains_state_after(base.record);
+        if !usable {
+            tracing::warn!(
+                "the checkpoint of the state was made void by a revert; the whole journal is replayed instead"
+            );
+        }
+        usable
+    });
+    let (reflected, mut state) = base.map_or((0, State::default()), |base| (base.record, base.state));
 
     let started = Instant::now();
-    let mut found: Option<Loaded> = None;
+    let mut replayed_bytes = 0;
+    let mut found: Option<(View, Deployment)> = None;
     journal.replay(1, |number, bytes| {
-        if is_void(number) {
+        if void.contains(number) {
             return Ok(());
         }
+        if number <= reflected {
+            match (Record::outline(bytes)?, &mut found) {
+                (Outline::Genesis { deployment, inputs, index }, None) => {
+                    check_same_chain(config, &deployment, inputs)?;
+                    let clock = ChainClock::resume(index.header.timestamp, 0, started);
+                    let mut view = View::new(std::mem::take(&mut state), clock);
+                    view.push_index(number, &index);
+                    found = Some((view, deployment));
+                }
+                (Outline::Block(index), Some((view, _))) => {
+                    view.check_parent(number, &index.header)?;
+                    view.push_index(number, &index);
+                }
+                (Outline::Other, _) => {}
+                (Outline::Genesis { .. } | Outline::Block(_), _) => return Err(out_of_order(number)),
+            }
+            return Ok(());
+        }
+        replayed_bytes += bytes.len() as u64;
         match (Record::decode(bytes)?, &mut found) {
             (Record::Genesis(genesis), None) => {
-                check_same_chain(config, &genesis)?;
+                check_same_chain(config, &genesis.deployment, genesis.inputs)?;
                 let block = Arc::new(genesis_block(&genesis)?);
-                let mut view = View {
-                    state: State::default(),
-                    clock: ChainClock::resume(block.header.timestamp, 0, started),
-                    entries: Vec::new(),
-                    by_hash: B256Map::default(),
-                    transactions: B256Map::default(),
-                    recent: VecDeque::new(),
-                };
+                let mut view = View::new(State::default(), ChainClock::resume(block.header.timestamp, 0, started));
                 view.state.apply(&genesis.changes);
                 view.push(number, block);
-                found = Some(Loaded { view, deployment: genesis.deployment });
+                found = Some((view, genesis.deployment));
             }
-            (Record::Block(record), Some(Loaded { view, .. })) => {
+            (Record::Block(record), Some((view, _))) => {
                 let block = Arc::new(record.block()?);
-                if block.header.parent_hash != view.head().hash {
-                    return Err(Error::Damaged { record: number, what: "its parent is not the block before it" });
-                }
+                view.check_parent(number, &block.header)?;
                 view.state.apply(&record.changes);
                 view.clock = ChainClock::resume(block.header.timestamp, record.clock_offset_s, started);
                 view.push(number, block);
             }
-            (Record::Changes(changes), Some(Loaded { view, .. })) => view.state.apply(&changes),
+            (Record::Changes(changes), Some((view, _))) => view.state.apply(&changes),
             (Record::Revert { .. }, _) => {}
-            (Record::Genesis(_), Some(_)) => return Err(Error::Damaged { record: number, what: "a second genesis" }),
-            (Record::Block(_) | Record::Changes(_), None) => {
-                return Err(Error::Damaged { record: number, what: "the genesis is missing before it" });
-            }
+            (Record::Genesis(_) | Record::Block(_) | Record::Changes(_), _) => return Err(out_of_order(number)),
         }
         Ok(())
     })?;
-    found.ok_or(Error::Damaged { record: 1, what: "the genesis is missing" })
+    let (mut view, deployment) = found.ok_or(Error::Damaged { record: 1, what: "the genesis is missing" })?;
+    if view.recent.is_empty() {
+        load_head(&mut view, journal, started)?;
+    }
+    view.record = journal.last();
+    Ok(Loaded { view, deployment, reflected, replayed_bytes })
 }
 
-fn check_same_chain(config: &Config, genesis: &GenesisRecord) -> Result<(), Error> {
+fn out_of_order(record: u64) -> Error {
+    Error::Damaged { record, what: "the genesis is not the first record, or there are two" }
+}
+
+/// The newest block is before the checkpoint, so only its outline was read.
+fn load_head(view: &mut View, journal: &Journal, started: Instant) -> Result<(), Error> {
+    let record = view.entries.last().map_or(1, |entry| entry.record);
+    match Record::decode(&journal.read(record)?)? {
+        Record::Block(block) => {
+            let offset_s = block.clock_offset_s;
+            let block = Arc::new(block.block()?);
+            view.clock = ChainClock::resume(block.header.timestamp, offset_s, started);
+            view.recent.push_back(block);
+        }
+        Record::Genesis(genesis) => view.recent.push_back(Arc::new(genesis_block(&genesis)?)),
+        Record::Changes(_) | Record::Revert { .. } => {
+            return Err(Error::Damaged { record, what: "it was a block a moment ago" });
+        }
+    }
+    Ok(())
+}
+
+fn check_same_chain(config: &Config, deployment: &Deployment, inputs: B256) -> Result<(), Error> {
     let dir = || config.data_dir.as_deref().map_or_else(String::new, |dir: &Path| dir.display().to_string());
-    let stored = genesis.deployment.chain_id;
+    let stored = deployment.chain_id;
     if let Some(wanted) = config.chain_id.filter(|wanted| *wanted != stored) {
         return Err(Error::OtherChain { dir: dir(), stored, wanted });
     }
-    if genesis.inputs != genesis::inputs_hash(config) {
-        return Err(Error::OtherGenesis { dir: dir(), stored: genesis.deployment.genesis_hash });
+    if inputs != genesis::inputs_hash(config) {
+        return Err(Error::OtherGenesis { dir: dir(), stored: deployment.genesis_hash });
     }
     Ok(())
 }
@@ -458,7 +666,7 @@ impl Producer {
         };
         // Nothing was published that is not durable. What waits is lost, as on any node that stops.
         tracing::error!(error = %reason, "the ledger stopped");
-        let _ = self.shared.stopped.set(reason.to_string());
+        self.shared.stop(reason.to_string());
         while let Ok(command) = commands.recv() {
             self.refuse(command, &reason.to_string());
         }
@@ -477,7 +685,9 @@ impl Producer {
     }
 
     fn close(self) -> Result<(), Error> {
-        let _ = self.shared.stopped.set("it was shut down".to_owned());
+        self.shared.stop("it was shut down".to_owned());
+        // It holds the disk, too.
+        drop(self.behind);
         *self.shared.reader.write().unwrap_or_else(PoisonError::into_inner) = None;
         Ok(self.journal.close()?)
     }
@@ -594,7 +804,10 @@ impl Producer {
             return Ok(!hopeless.is_empty());
         }
 
-        let block = Arc::new(seal(&context, parent.hash, self.root, executed, output.receipts));
+        let access_list = output.access_list.as_ref().map(encode_access_list);
+        let list_hash = access_list.as_ref().map(keccak256);
+        let root = self.roots.root()?;
+        let block = Arc::new(seal(&context, parent.hash, root, list_hash, executed, output.receipts));
         let offset_s = {
             let mut view = shared.write_view();
             match moved {
@@ -603,18 +816,20 @@ impl Producer {
             }
             view.clock.offset_s()
         };
-        let record = Record::Block(Box::new(BlockRecord::new(&block, output.changes.clone(), offset_s)));
-        let number = self.journal.append(&record.encode())?;
+        let record = encode_block(&block, &output.changes, access_list.as_ref(), offset_s);
+        let number = self.journal.append(&record)?;
         self.publish(number, block, &output.changes, &hopeless);
+        self.follow(output.changes, record.len())?;
         Ok(true)
     }
 
-    /// Makes a durable block visible, then brings the trie up to date.
+    /// Makes a durable block visible.
     fn publish(&mut self, record: u64, block: Arc<Block>, changes: &ChangeSet, hopeless: &[Arc<Recovered>]) {
         let shared = self.shared.clone();
         {
             let mut view = shared.write_view();
             view.state.apply(changes);
+            view.record = record;
             view.push(record, block.clone());
             let mut pool = shared.pool();
             block.transactions.iter().chain(hopeless).for_each(|tx| pool.discard(tx));
@@ -625,14 +840,14 @@ impl Producer {
         self.last_block = Instant::now();
         shared.head.send_replace(block.header.number);
         tracing::debug!(number = block.header.number, transactions = block.transactions.len(), "block");
-        self.follow(changes);
     }
 
-    /// Receipts are out; now the root of the next header is worked out.
-    fn follow(&mut self, changes: &ChangeSet) {
-        let shared = self.shared.clone();
-        self.trie.apply(changes, &shared.view().state);
-        self.root = self.trie.root();
+    /// Receipts are out; what comes now is done by others: the root for the next header, and what is written behind.
+    fn follow(&mut self, changes: ChangeSet, record_bytes: usize) -> Result<(), Error> {
+        if let Some(behind) = &self.behind {
+            behind.wrote(record_bytes);
+        }
+        self.roots.follow(Arc::new(changes))
     }
 
     fn snapshot(&mut self) -> u64 {
@@ -658,13 +873,17 @@ impl Producer {
         // The head may have left the blocks that are kept in memory.
         let head = self.shared.block(snapshot.number)?;
         let head = head.ok_or(Error::Damaged { record: snapshot.record, what: "the snapshot's block is missing" })?;
-        self.journal.append(&Record::Revert { to: snapshot.record }.encode())?;
+        let record = self.journal.append(&Record::encode_revert(snapshot.record))?;
         let shared = self.shared.clone();
         {
             let mut view = shared.write_view();
             let view = &mut *view;
+            let gone = view.recent.iter().filter(|block| block.header.number > snapshot.number).cloned().collect();
+            // Nobody may be following.
+            let _ = shared.reverts.send(Arc::new(Revert { to: snapshot.number, gone }));
             view.state = snapshot.state;
             view.clock = snapshot.clock;
+            view.record = record;
             let kept = usize::try_from(snapshot.number).map_or(usize::MAX, |n| n.saturating_add(1));
             for gone in view.entries.drain(kept.min(view.entries.len())..) {
                 view.by_hash.remove(&gone.hash);
@@ -675,9 +894,8 @@ impl Producer {
                 view.recent.push_back(head);
             }
             shared.pool().clear();
-            self.trie = StateTrie::build(&view.state);
+            self.roots.rebuild(view.state.clone())?;
         }
-        self.root = self.trie.root();
         self.next_timestamp = None;
         shared.head.send_replace(snapshot.number);
         Ok(true)
@@ -702,9 +920,14 @@ impl Producer {
             let change = AccountChange { basic: (!empty).then_some(basic), storage_reset: empty, slots };
             changes.accounts.insert(address, change);
         }
-        self.journal.append(&Record::Changes(changes.clone()).encode())?;
-        self.shared.write_view().state.apply(&changes);
-        self.follow(&changes);
+        let bytes = Record::encode_changes(&changes);
+        let record = self.journal.append(&bytes)?;
+        {
+            let mut view = self.shared.write_view();
+            view.state.apply(&changes);
+            view.record = record;
+        }
+        self.follow(changes, bytes.len())?;
         self.on_demand()
     }
 }

@@ -1,20 +1,25 @@
-//! How this ledger runs revm: the fork, the Ed25519 precompile and the overlay that collects a block's changes.
+//! How this ledger runs revm: the fork, the Ed25519 precompile and the way the fee recipient is paid.
 
-use alloy_primitives::map::{AddressMap, AddressSet, B256Map, U256Map};
-use alloy_primitives::{Address, B256, Bytes, KECCAK256_EMPTY, U256, address};
+use alloy_primitives::map::AddressSet;
+use alloy_primitives::{Address, B256, Bytes, U256, address};
 use revm::context::{BlockEnv, CfgEnv, Context, Evm, Journal, TxEnv};
 use revm::context_interface::block::BlobExcessGasAndPrice;
-use revm::context_interface::{Cfg, ContextTr};
+use revm::context_interface::result::{EVMError, ExecutionResult, HaltReason};
+use revm::context_interface::{Cfg, ContextSetters, ContextTr};
 use revm::handler::instructions::EthInstructions;
-use revm::handler::{EthFrame, EthPrecompiles, PrecompileProvider, precompile_output_to_interpreter_result};
+use revm::handler::{
+    EthFrame, EthPrecompiles, EvmTr, FrameResult, Handler, MainnetHandler, PrecompileProvider, post_execution,
+    precompile_output_to_interpreter_result,
+};
 use revm::interpreter::interpreter::EthInterpreter;
 use revm::interpreter::{CallInputs, InterpreterResult};
 use revm::precompile::PrecompileOutput;
 use revm::primitives::hardfork::SpecId;
-use revm::state::{AccountInfo, Bytecode, EvmState};
-use revm::{Database, DatabaseCommit};
+use revm::state::EvmState;
+use revm::{Database, ExecuteEvm};
 
-use crate::state::{AccountChange, Basic, ChangeSet, ReadState, StateError};
+use crate::overlay::Overlay;
+use crate::state::ReadState;
 
 /// The fork of every block of this ledger, the genesis included.
 pub const FORK: SpecId = SpecId::CANCUN;
@@ -71,29 +76,68 @@ pub enum Checks {
     Call,
 }
 
-type LedgerContext<'a> = Context<BlockEnv, TxEnv, CfgEnv, Overlay<'a>, Journal<Overlay<'a>>, ()>;
+type LedgerContext<DB> = Context<BlockEnv, TxEnv, CfgEnv, DB, Journal<DB>, ()>;
 
-/// The EVM of this ledger over an overlay.
-pub type LedgerEvm<'a> = Evm<
-    LedgerContext<'a>,
+/// The EVM of this ledger over a database.
+pub type LedgerEvm<DB> = Evm<
+    LedgerContext<DB>,
     (),
-    EthInstructions<EthInterpreter, LedgerContext<'a>>,
+    EthInstructions<EthInterpreter, LedgerContext<DB>>,
     LedgerPrecompiles,
     EthFrame<EthInterpreter>,
 >;
 
-/// An EVM for one block (or one call) over `base`.
-pub fn evm<'a>(block: &BlockContext, base: &'a ReadState<'a>, checks: Checks) -> LedgerEvm<'a> {
+/// An EVM for one block (or one call) that collects what it changes over `base`.
+pub fn evm<'a>(block: &BlockContext, base: &'a ReadState<'a>, checks: Checks) -> LedgerEvm<Overlay<'a>> {
+    evm_over(block, Overlay::new(base, block.fee_recipient), checks)
+}
+
+/// An EVM for one block (or one call) over any database.
+pub fn evm_over<DB: Database>(block: &BlockContext, database: DB, checks: Checks) -> LedgerEvm<DB> {
     let mut cfg = CfgEnv::new_with_spec(FORK).with_chain_id(block.chain_id);
     if checks == Checks::Call {
         cfg.disable_nonce_check = true;
         cfg.disable_eip3607 = true;
         cfg.tx_chain_id_check = false;
     }
-    let ctx = Context::<BlockEnv, TxEnv, CfgEnv, Overlay<'a>, Journal<Overlay<'a>>, ()>::new(Overlay::new(base), FORK)
+    let ctx = Context::<BlockEnv, TxEnv, CfgEnv, DB, Journal<DB>, ()>::new(database, FORK)
         .with_block(block.env())
         .with_cfg(cfg);
     Evm::new(ctx, EthInstructions::new_mainnet_with_spec(FORK), LedgerPrecompiles::new())
+}
+
+/// A transaction's result and the accounts it loaded, changed or not.
+pub(crate) type Executed = (ExecutionResult, EvmState);
+
+/// Executes a transaction, but leaves the tip to whoever commits it, so that two transactions do not depend on each
+/// other only because they pay the same fee recipient. When the transaction itself loaded the fee recipient's
+/// account, the tip is in its state like any other change: then the order of the two matters (the account may have
+/// been destroyed).
+pub(crate) fn execute_without_tip<DB: Database>(
+    evm: &mut LedgerEvm<DB>,
+    tx: TxEnv,
+) -> Result<Executed, EVMError<DB::Error>> {
+    evm.ctx.set_tx(tx);
+    let result = TipLater(MainnetHandler::default()).run(evm);
+    // The journal must be emptied whatever the result is.
+    let state = evm.finalize();
+    Ok((result?, state))
+}
+
+struct TipLater<DB: Database>(MainnetHandler<LedgerEvm<DB>, EVMError<DB::Error>, EthFrame<EthInterpreter>>);
+
+impl<DB: Database> Handler for TipLater<DB> {
+    type Evm = LedgerEvm<DB>;
+    type Error = EVMError<DB::Error>;
+    type HaltReason = HaltReason;
+
+    fn reward_beneficiary(&self, evm: &mut Self::Evm, result: &mut FrameResult) -> Result<(), Self::Error> {
+        let recipient = evm.ctx.block.beneficiary;
+        if !evm.ctx.journaled_state.inner.state.contains_key(&recipient) {
+            return Ok(());
+        }
+        post_execution::reward_beneficiary(evm.ctx(), result.gas()).map_err(From::from)
+    }
 }
 
 /// Ethereum's precompiles and [`ED25519_PRECOMPILE`].
@@ -147,138 +191,5 @@ fn ed25519_output(input: &[u8]) -> Bytes {
         Bytes::from(U256::ONE.to_be_bytes::<32>())
     } else {
         Bytes::new()
-    }
-}
-
-/// The state as a running block sees it: what it wrote, and below that the state before the block.
-pub struct Overlay<'a> {
-    base: &'a ReadState<'a>,
-    accounts: AddressMap<OverlayAccount>,
-    codes: B256Map<Bytecode>,
-}
-
-#[derive(Default)]
-struct OverlayAccount {
-    before: Option<AccountInfo>,
-    now: Option<AccountInfo>,
-    storage_reset: bool,
-    slots: U256Map<Slot>,
-}
-
-struct Slot {
-    before: U256,
-    now: U256,
-}
-
-impl<'a> Overlay<'a> {
-    fn new(base: &'a ReadState<'a>) -> Self {
-        Self { base, accounts: AddressMap::default(), codes: B256Map::default() }
-    }
-
-    fn load(&mut self, address: Address) -> Result<&mut OverlayAccount, StateError> {
-        use alloy_primitives::map::Entry;
-        match self.accounts.entry(address) {
-            Entry::Occupied(entry) => Ok(entry.into_mut()),
-            Entry::Vacant(entry) => {
-                let before = self.base.basic_ref(address)?;
-                Ok(entry.insert(OverlayAccount { now: before.clone(), before, ..OverlayAccount::default() }))
-            }
-        }
-    }
-
-    /// The net changes of everything committed so far.
-    pub fn changes(&self) -> ChangeSet {
-        let mut changes = ChangeSet::default();
-        for (address, account) in &self.accounts {
-            let slots = account
-                .slots
-                .iter()
-                .filter(|(_, slot)| if account.storage_reset { !slot.now.is_zero() } else { slot.now != slot.before })
-                .map(|(index, slot)| (*index, slot.now))
-                .collect::<std::collections::BTreeMap<_, _>>();
-            // Created and destroyed within the block, or only read.
-            if account.now == account.before && slots.is_empty() && !(account.storage_reset && account.before.is_some())
-            {
-                continue;
-            }
-            let basic = account.now.as_ref().map(Basic::from);
-            let slots = if basic.is_some() { slots } else { Default::default() };
-            changes.accounts.insert(*address, AccountChange { basic, storage_reset: account.storage_reset, slots });
-        }
-        let named = |hash: &B256| changes.accounts.values().any(|a| a.basic.is_some_and(|b| b.code_hash == *hash));
-        changes.codes = self
-            .codes
-            .iter()
-            .filter(|(hash, _)| named(hash))
-            .map(|(hash, code)| (*hash, code.original_bytes()))
-            .collect();
-        changes
-    }
-}
-
-impl Database for Overlay<'_> {
-    type Error = StateError;
-
-    fn basic(&mut self, address: Address) -> Result<Option<AccountInfo>, StateError> {
-        self.load(address).map(|account| account.now.clone())
-    }
-
-    fn code_by_hash(&mut self, code_hash: B256) -> Result<Bytecode, StateError> {
-        if let Some(code) = self.codes.get(&code_hash) {
-            return Ok(code.clone());
-        }
-        self.base.code_by_hash_ref(code_hash)
-    }
-
-    fn storage(&mut self, address: Address, index: U256) -> Result<U256, StateError> {
-        let base = self.base;
-        let account = self.load(address)?;
-        if let Some(slot) = account.slots.get(&index) {
-            return Ok(slot.now);
-        }
-        if account.storage_reset {
-            return Ok(U256::ZERO);
-        }
-        let value = base.storage_ref(address, index)?;
-        account.slots.insert(index, Slot { before: value, now: value });
-        Ok(value)
-    }
-
-    fn block_hash(&mut self, number: u64) -> Result<B256, StateError> {
-        self.base.block_hash_ref(number)
-    }
-}
-
-impl DatabaseCommit for Overlay<'_> {
-    fn commit(&mut self, changes: EvmState) {
-        for (address, changed) in changes {
-            if !changed.is_touched() {
-                continue;
-            }
-            let account = self.accounts.entry(address).or_default();
-            if changed.is_selfdestructed() || changed.is_created() {
-                account.storage_reset = true;
-                account.slots.clear();
-            }
-            // An empty account that was touched does not exist (EIP-161).
-            if changed.is_selfdestructed() || changed.is_empty() {
-                account.now = None;
-                continue;
-            }
-            for (index, slot) in &changed.storage {
-                if slot.is_changed() {
-                    let known =
-                        account.slots.entry(*index).or_insert(Slot { before: slot.original_value, now: U256::ZERO });
-                    known.now = slot.present_value;
-                }
-            }
-            if changed.info.code_hash != KECCAK256_EMPTY
-                && changed.is_created()
-                && let Some(code) = &changed.info.code
-            {
-                self.codes.insert(changed.info.code_hash, code.clone());
-            }
-            account.now = Some(changed.info);
-        }
     }
 }

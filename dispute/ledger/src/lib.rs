@@ -13,25 +13,38 @@
 //!
 //! Limits that matter, all named constants beside the code they bound: the state and an index of blocks and
 //! transactions live in memory, recent blocks too ([`chain::RECENT_BLOCKS`]), older ones are read from the journal;
-//! a start replays the journal's change sets, without the EVM. State is kept at the head only: a call at an older
+//! a start loads the newest checkpoint of the state ([`checkpoint`]) and applies the journal's change sets after it,
+//! without the EVM. State is kept at the head only: a call at an older
 //! block is refused with an error that says so. Types 3 (blob) and 4 (set code) are refused.
 //!
 //! Whoever runs the only node of a chain decides what is in it. Members are safe from a hub only on a chain, or
 //! through a node, that is not the hub's.
 
+pub mod bench;
 pub mod block;
+pub mod block_stm;
 pub mod chain;
+pub mod checkpoint;
 pub mod clock;
 pub mod evm;
 pub mod executor;
 pub mod genesis;
+mod memory;
+pub mod overlay;
 pub mod pool;
+pub mod replay;
+pub mod roots;
 mod rpc;
+mod scheduler;
 pub mod state;
+mod sync;
 pub mod transaction;
 pub mod trie;
+pub mod verify;
+mod vm;
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -41,7 +54,7 @@ use alloy::rpc::client::RpcClient;
 use alloy_primitives::{Address, B256, Bytes};
 use tokio::sync::{oneshot, watch};
 
-pub use crate::chain::AdmissionError;
+pub use crate::chain::{AdmissionError, Disk};
 pub use crate::evm::{ED25519_GAS, ED25519_PRECOMPILE};
 pub use crate::genesis::{AdjudicatorParameters, Deployment, DevAccount, Genesis, GenesisAccount};
 pub use crate::rpc::RpcServer;
@@ -58,6 +71,9 @@ pub const BLOCK_GAS_LIMIT_MAX: u64 = 90_000_000;
 
 /// Base fee per gas unless configured: 1 gwei. It is the same in every block, because there is no fee market here.
 pub const BASE_FEE_PER_GAS: u64 = 1_000_000_000;
+
+/// Most threads that execute transactions: far beyond what any workload gains from, and a bound on memory.
+pub const WORKERS_MAX: usize = 256;
 
 /// How often wallets and providers in this process look for a new block.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -79,6 +95,9 @@ pub struct Config {
     pub chain_id: Option<u64>,
     /// Where the chain is kept. `None`: in memory, gone with the process.
     pub data_dir: Option<PathBuf>,
+    /// How many threads execute the transactions of a block. One: each after the other. `None`: as many as there are
+    /// cores.
+    pub workers: Option<NonZeroUsize>,
     /// When blocks are made.
     pub block_time: BlockTime,
     /// On demand: an empty block after this long without one, so that chain time, which contracts and clients read
@@ -116,6 +135,7 @@ impl Config {
         Self {
             chain_id: None,
             data_dir,
+            workers: None,
             block_time: BlockTime::OnDemand,
             heartbeat: Some(Duration::from_secs(10)),
             dev: false,
@@ -141,7 +161,16 @@ impl Config {
         self.adjudicator.unwrap_or(default)
     }
 
+    /// How many threads execute the transactions of a block.
+    pub fn worker_count(&self) -> NonZeroUsize {
+        let cores = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        self.workers.unwrap_or_else(cores)
+    }
+
     fn check(&self) -> Result<(), Error> {
+        if self.worker_count().get() > WORKERS_MAX {
+            return Err(Error::Workers(self.worker_count().get()));
+        }
         if self.block_gas_limit > BLOCK_GAS_LIMIT_MAX {
             return Err(Error::BlockGasLimit(self.block_gas_limit));
         }
@@ -155,6 +184,9 @@ pub enum Error {
     /// The gas limit of a block is too high.
     #[error("block gas limit {0} is above {BLOCK_GAS_LIMIT_MAX}: choose a lower one")]
     BlockGasLimit(u64),
+    /// Too many threads.
+    #[error("{0} workers are asked for, at most {WORKERS_MAX} make sense: choose about as many as there are cores")]
+    Workers(usize),
     /// The genesis file is wrong.
     #[error("the genesis file cannot be used: {0}")]
     GenesisFile(String),
@@ -239,6 +271,8 @@ pub struct Ledger {
     inner: Arc<Inner>,
 }
 
+type Started = Result<(Arc<Shared>, Sender<Command>), Error>;
+
 struct Inner {
     shared: Arc<Shared>,
     commands: Sender<Command>,
@@ -253,7 +287,16 @@ impl std::fmt::Debug for Ledger {
 impl Ledger {
     /// Creates the chain, or opens it where it was left.
     pub async fn start(config: Config) -> Result<Self, Error> {
-        let started = tokio::task::spawn_blocking(move || chain::start(&config)).await;
+        Self::open(move || chain::start(&config, Disk::of(&config)?)).await
+    }
+
+    /// The same on a given disk instead of the configuration's data directory.
+    pub async fn start_on(config: Config, disk: Disk) -> Result<Self, Error> {
+        Self::open(move || chain::start(&config, disk)).await
+    }
+
+    async fn open(start: impl FnOnce() -> Started + Send + 'static) -> Result<Self, Error> {
+        let started = tokio::task::spawn_blocking(start).await;
         let (shared, commands) = started.map_err(|e| Error::Thread(e.to_string()))??;
         Ok(Self { inner: Arc::new(Inner { shared, commands }) })
     }
@@ -283,6 +326,12 @@ impl Ledger {
         self.inner.shared.head.subscribe()
     }
 
+    /// How the last attempt at a checkpoint of the state ended, for those who wait for the next; at first the one that
+    /// the start loaded, if any.
+    pub fn checkpoints(&self) -> watch::Receiver<Option<checkpoint::Attempt>> {
+        self.shared().checkpointed.subscribe()
+    }
+
     /// Reads the state of the head; blocks wait while `read` runs.
     pub fn with_state<T>(&self, read: impl FnOnce(&state::State) -> T) -> T {
         read(&self.shared().view().state)
@@ -300,11 +349,25 @@ impl Ledger {
             let view = shared.view();
             shared.pool().add(tx, &view.state)?;
         }
+        // Nobody may be following.
+        let _ = shared.arrivals.send(hash);
         // If the thread has just ended, the transaction waits like on any node that was stopped.
         if shared.must_wake() {
             let _ = self.inner.commands.send(Command::Wake);
         }
         Ok(hash)
+    }
+
+    /// Waits until the chain makes no more blocks, because it was shut down or its disk failed; gives the reason.
+    pub async fn ended(&self) -> String {
+        let mut heads = self.heads();
+        loop {
+            if let Some(why) = self.shared().stopped() {
+                return why.to_owned();
+            }
+            // The sender lives as long as this handle.
+            let _ = heads.changed().await;
+        }
     }
 
     /// Makes the journal safe and ends the chain. Other handles answer reads from memory and refuse transactions.

@@ -3,8 +3,13 @@
 //!
 //! Errors follow geth: code 3 with the return data for a revert, -32000 for what the chain refuses, -32602 for
 //! parameters that make no sense, -32005 for a limit.
+//!
+//! Nobody can make the node hold much for him: sizes, counts and batches are bounded here, what one connection may
+//! have under way in [`connection`], what a follower of the chain may be behind in [`follow`].
 
+mod connection;
 mod eth;
+mod follow;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -13,13 +18,19 @@ use std::task::{Context, Poll};
 
 use alloy::rpc::json_rpc::{RequestPacket, Response, ResponsePacket, SerializedRequest};
 use alloy::transports::{TransportError, TransportErrorKind, TransportFut};
-use alloy_primitives::{Address, B256, Bytes, U64, U256, keccak256};
-use jsonrpsee::server::{BatchRequestConfig, PingConfig, ServerBuilder, ServerConfig, ServerHandle};
+use alloy_primitives::{Address, B256, Bytes, U64, U128, U256, keccak256};
+use jsonrpsee::core::middleware::RpcServiceBuilder;
+use jsonrpsee::server::{
+    BatchRequestConfig, HttpBody, HttpRequest, HttpResponse, PingConfig, Server, ServerConfig, ServerHandle,
+    StopHandle, serve_with_graceful_shutdown, stop_channel, ws,
+};
 use jsonrpsee::types::{ErrorObjectOwned, Params};
 use jsonrpsee::{Methods, RpcModule};
 use serde::Serialize;
 use serde_json::Value;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tower::Service as _;
 
 use crate::chain::{AdmissionError, Command, Edit, MINE_BLOCKS_MAX, Reply};
 use crate::{Error, Ledger};
@@ -35,6 +46,16 @@ const CONNECTIONS_MAX: u32 = 512;
 
 /// Requests in one batch.
 const BATCH_REQUESTS_MAX: u32 = 1_000;
+
+/// Subscriptions of one connection.
+const SUBSCRIPTIONS_MAX: u32 = 64;
+
+/// Answers and notifications of one connection that wait for the socket. Few, because each may be as large as
+/// [`RESPONSE_BYTES_MAX`].
+const MESSAGES_BUFFERED_MAX: u32 = 16;
+
+/// Pause after the operating system refused a connection.
+const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// Calls, estimates and log searches that run at a time. The others wait, so that they cannot take all the threads.
 const HEAVY_REQUESTS_MAX: usize = 8;
@@ -70,6 +91,12 @@ pub(crate) enum RpcError {
     /// More than a request may ask for.
     #[error("{0}")]
     Limit(String),
+    /// A follower of the chain cannot be told everything any more.
+    #[error("{0}")]
+    Lost(String),
+    /// There is no such filter.
+    #[error("filter not found: {0:#x} was never made, was uninstalled, or was not asked for too long")]
+    NoFilter(U128),
     /// A parameter that cannot be meant.
     #[error("{0}")]
     Parameter(String),
@@ -86,6 +113,8 @@ impl From<RpcError> for ErrorObjectOwned {
             | RpcError::Ledger(_)
             | RpcError::Failed(_)
             | RpcError::OldState { .. }
+            | RpcError::Lost(_)
+            | RpcError::NoFilter(_)
             | RpcError::NoBlock(_) => ErrorObjectOwned::owned(-32000, message, None::<()>),
         }
     }
@@ -130,14 +159,102 @@ pub async fn serve(ledger: Ledger, address: SocketAddr) -> Result<RpcServer, Err
         .max_response_body_size(RESPONSE_BYTES_MAX)
         .max_connections(CONNECTIONS_MAX)
         .set_batch_request_config(BatchRequestConfig::Limit(BATCH_REQUESTS_MAX))
-        .set_tcp_no_delay(true)
+        .max_subscriptions_per_connection(SUBSCRIPTIONS_MAX)
+        .set_message_buffer_capacity(MESSAGES_BUFFERED_MAX)
+        .set_id_provider(follow::SubscriptionIds)
         // A peer that went away without a word gives its place back.
         .enable_ws_ping(PingConfig::new())
         .build();
     let bind = |source| Error::Bind { address, source };
-    let server = ServerBuilder::with_config(config).build(address).await.map_err(bind)?;
-    let local_addr = server.local_addr().map_err(bind)?;
-    Ok(RpcServer { local_addr, handle: server.start(methods(ledger)) })
+    let listener = TcpListener::bind(address).await.map_err(bind)?;
+    let local_addr = listener.local_addr().map_err(bind)?;
+    let (stop, handle) = stop_channel();
+    // Wallets in browsers ask from other origins. Only for development, and not for the whole network.
+    let browsers = ledger.shared().dev && local_addr.ip().is_loopback();
+    let peers = Peers { config, methods: methods(ledger), stop, browsers };
+    tokio::spawn(accept(listener, peers));
+    Ok(RpcServer { local_addr, handle })
+}
+
+/// What every connection of a server shares.
+#[derive(Clone)]
+struct Peers {
+    config: ServerConfig,
+    methods: Methods,
+    stop: StopHandle,
+    browsers: bool,
+}
+
+async fn accept(listener: TcpListener, peers: Peers) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX as usize));
+    let stopped = peers.stop.clone().shutdown();
+    tokio::pin!(stopped);
+    loop {
+        let place = tokio::select! {
+            place = places.clone().acquire_owned() => place.expect("the semaphore is never closed"),
+            () = &mut stopped => return,
+        };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = &mut stopped => return,
+        };
+        match accepted {
+            Ok((socket, _)) => drop(tokio::spawn(talk(socket, peers.clone(), place))),
+            Err(error) => {
+                // Most likely too many open files: others must end first.
+                tracing::warn!(%error, "a connection was not accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Serves one connection to its end.
+async fn talk(socket: TcpStream, peers: Peers, place: OwnedSemaphorePermit) {
+    let Peers { config, methods, stop, browsers } = peers;
+    // Without it answers are late, no more.
+    let _ = socket.set_nodelay(true);
+    let flow = connection::Flow::new(place);
+    let service = Server::builder()
+        .set_config(config)
+        .set_rpc_middleware(RpcServiceBuilder::new().layer(connection::FlowLayer(flow.clone())))
+        .to_service_builder()
+        .build(methods, stop.clone());
+    let watched = flow.clone();
+    let service = tower::service_fn(move |request| {
+        let mut service = service.clone();
+        if ws::is_upgrade_request(&request) {
+            watched.upgrade();
+        }
+        async move {
+            if browsers && is_preflight(&request) {
+                return Ok(allow_browsers(HttpResponse::new(HttpBody::empty())));
+            }
+            let answer = service.call(request).await.map_err(std::io::Error::other)?;
+            Ok::<_, std::io::Error>(if browsers { allow_browsers(answer) } else { answer })
+        }
+    });
+    let socket = connection::Guarded::new(socket, flow);
+    if let Err(error) = serve_with_graceful_shutdown(socket, service, stop.shutdown()).await {
+        tracing::debug!(%error, "a connection ended");
+    }
+}
+
+/// Whether a browser asks for permission to ask.
+fn is_preflight<B>(request: &HttpRequest<B>) -> bool {
+    request.method().as_str() == "OPTIONS"
+}
+
+fn allow_browsers(mut answer: HttpResponse) -> HttpResponse {
+    for (name, value) in [
+        ("access-control-allow-origin", "*"),
+        ("access-control-allow-methods", "POST"),
+        ("access-control-allow-headers", "content-type"),
+        ("access-control-max-age", "86400"),
+    ] {
+        answer.headers_mut().insert(name, value.parse().expect("the constant is a header value"));
+    }
+    answer
 }
 
 /// The dispatch as a transport for alloy's client.
@@ -244,6 +361,7 @@ fn methods(ledger: Ledger) -> Methods {
     let mut registry = Registry(RpcModule::new(node));
     register_chain(&mut registry);
     register_state(&mut registry);
+    register_followers(&mut registry);
     if dev {
         register_dev(&mut registry);
     }
@@ -338,6 +456,34 @@ fn register_state(on: &mut Registry) {
         eth::refuse_overrides(p.optional_next::<Value>()?)?;
         Ok(U64::from(eth::estimate_gas(node, request, at)?))
     });
+    on.heavy("eth_createAccessList", |node, p| {
+        let mut p = p.sequence();
+        let (request, at) = (p.next()?, p.optional_next()?);
+        eth::refuse_overrides(p.optional_next::<Value>()?)?;
+        Ok(eth::create_access_list(node, request, at)?)
+    });
+}
+
+fn register_followers(on: &mut Registry) {
+    let filters = Arc::new(follow::Filters::default());
+    let all = filters.clone();
+    on.quick("eth_newFilter", move |node, p| Ok(all.logs(node, p.one()?)?));
+    let all = filters.clone();
+    on.quick("eth_newBlockFilter", move |node, _| Ok(all.blocks(node)?));
+    let all = filters.clone();
+    on.quick("eth_newPendingTransactionFilter", move |node, _| Ok(all.arrivals(node)?));
+    let all = filters.clone();
+    on.quick("eth_uninstallFilter", move |_, p| Ok(all.uninstall(p.one()?)));
+    let all = filters.clone();
+    on.heavy("eth_getFilterChanges", move |node, p| Ok(all.changes(node, p.one()?)?));
+    on.heavy("eth_getFilterLogs", move |node, p| Ok(filters.all_logs(node, p.one()?)?));
+    let registered = on.0.register_subscription(
+        "eth_subscribe",
+        "eth_subscription",
+        "eth_unsubscribe",
+        |params, pending, node, _| follow::subscribe(params, pending, node),
+    );
+    registered.expect("method names are distinct");
 }
 
 /// Time control and the like, as anvil names them.

@@ -57,9 +57,14 @@ impl From<&AccountInfo> for Basic {
 
 impl From<Basic> for AccountInfo {
     fn from(basic: Basic) -> Self {
-        // Without code the EVM need not ask for it; with code it asks by hash.
-        let code = (basic.code_hash == KECCAK256_EMPTY).then(Bytecode::default);
-        AccountInfo { balance: basic.balance, nonce: basic.nonce, code_hash: basic.code_hash, account_id: None, code }
+        // The EVM asks for code by its hash, and knows that of nothing.
+        AccountInfo {
+            balance: basic.balance,
+            nonce: basic.nonce,
+            code_hash: basic.code_hash,
+            account_id: None,
+            code: None,
+        }
     }
 }
 
@@ -125,6 +130,27 @@ impl State {
     /// All accounts, in no particular order.
     pub fn accounts(&self) -> impl Iterator<Item = (&Address, &Account)> {
         self.accounts.iter().map(|(address, account)| (address, account.as_ref()))
+    }
+
+    /// All codes with their hashes, in no particular order.
+    pub fn codes(&self) -> impl Iterator<Item = (&B256, Bytes)> {
+        self.codes.iter().map(|(hash, code)| (hash, code.original_bytes()))
+    }
+
+    /// Gives up the accounts one by one, in no particular order, so that what only this copy holds is freed on the
+    /// way.
+    pub fn into_accounts(self) -> impl Iterator<Item = (Address, Arc<Account>)> {
+        self.accounts.into_iter()
+    }
+
+    /// How many accounts there are.
+    pub fn len(&self) -> usize {
+        self.accounts.len()
+    }
+
+    /// Whether there are no accounts.
+    pub fn is_empty(&self) -> bool {
+        self.accounts.is_empty()
     }
 
     /// Applies the effect of a block. Applying the same set twice changes nothing.

@@ -1,51 +1,96 @@
 //! The state root, kept up to date incrementally.
 //!
 //! A Merkle-Patricia trie in memory with cached node references: a block costs as much hashing as it touched
-//! paths, not as there are accounts. The oracle in the tests is a full rebuild with `alloy-trie`'s hash builder.
+//! paths, not as there are accounts. Accounts do not depend on each other, so large change sets are hashed by several
+//! threads. The oracle in the tests is a full rebuild with `alloy-trie`'s hash builder.
 //! Every key is a Keccak-256 hash, so no key is a prefix of another and branches carry no values.
 
-use alloy_primitives::map::AddressMap;
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+
+use alloy_primitives::map::{AddressMap, U256Map};
 use alloy_primitives::{Address, B256, U256, keccak256};
 use alloy_trie::nodes::{BranchNodeRef, ExtensionNodeRef, LeafNodeRef, RlpNode};
 use alloy_trie::{EMPTY_ROOT_HASH, Nibbles, TrieAccount, TrieMask};
 
-use crate::state::{ChangeSet, State};
+use rayon::iter::{IntoParallelRefMutIterator, ParallelIterator};
+
+use crate::state::{Basic, ChangeSet, State};
+
+/// Fewer accounts and slots than this are hashed on the calling thread: waking others costs more.
+const PARALLEL_KEYS_MIN: usize = 256;
 
 /// The roots of the whole state: one trie of accounts, one of slots for each contract.
 #[derive(Debug, Default)]
 pub struct StateTrie {
     accounts: Trie,
     storage: AddressMap<Trie>,
+    /// Threads of its own: those that execute transactions are busy with the next block meanwhile.
+    threads: Option<rayon::ThreadPool>,
+}
+
+/// The work on one account, which depends on no other.
+struct AccountWork<'a> {
+    address: Address,
+    basic: Option<Basic>,
+    slots: Slots<'a>,
+    storage: Trie,
+    done: Option<(Nibbles, Option<Vec<u8>>)>,
+}
+
+enum Slots<'a> {
+    Changed(&'a BTreeMap<U256, U256>),
+    All(&'a U256Map<U256>),
 }
 
 impl StateTrie {
+    /// The tries of the empty state; large work is spread over `workers` threads.
+    pub fn new(workers: NonZeroUsize) -> Self {
+        let pool = |_| {
+            let name = |i| format!("ledger-roots-{i}");
+            // Without threads the work is done by the caller alone.
+            rayon::ThreadPoolBuilder::new().num_threads(workers.get()).thread_name(name).build().ok()
+        };
+        Self { threads: (workers.get() > 1).then_some(()).and_then(pool), ..Self::default() }
+    }
+
     /// Builds the tries of a state from nothing.
     pub fn build(state: &State) -> Self {
         let mut tries = Self::default();
-        for (address, account) in state.accounts() {
-            let storage = tries.storage.entry(*address).or_default();
-            for (index, value) in &account.slots {
-                set_slot(storage, *index, *value);
-            }
-            tries.write_account(state, *address);
-        }
+        tries.rebuild(state);
         tries
     }
 
-    /// Follows a change set; `state` is the state after it.
-    pub fn apply(&mut self, changes: &ChangeSet, state: &State) {
+    /// Forgets everything and builds the tries of `state`.
+    pub fn rebuild(&mut self, state: &State) {
+        (self.accounts, self.storage) = (Trie::default(), AddressMap::default());
+        let work = state.accounts().map(|(address, account)| AccountWork {
+            address: *address,
+            basic: Some(account.basic),
+            slots: Slots::All(&account.slots),
+            storage: Trie::default(),
+            done: None,
+        });
+        let work = work.collect::<Vec<_>>();
+        self.run(work, usize::MAX);
+    }
+
+    /// Follows a change set.
+    pub fn apply(&mut self, changes: &ChangeSet) {
+        let mut keys = 0;
+        let mut work = Vec::with_capacity(changes.accounts.len());
         for (address, change) in &changes.accounts {
-            if change.storage_reset || change.basic.is_none() {
-                self.storage.remove(address);
-            }
-            if change.basic.is_some() && !change.slots.is_empty() {
-                let storage = self.storage.entry(*address).or_default();
-                for (index, value) in &change.slots {
-                    set_slot(storage, *index, *value);
-                }
-            }
-            self.write_account(state, *address);
+            keys += 1 + change.slots.len();
+            let before = self.storage.remove(address).filter(|_| !change.storage_reset);
+            work.push(AccountWork {
+                address: *address,
+                basic: change.basic,
+                slots: Slots::Changed(&change.slots),
+                storage: before.unwrap_or_default(),
+                done: None,
+            });
         }
+        self.run(work, keys);
     }
 
     /// The state root.
@@ -53,27 +98,48 @@ impl StateTrie {
         self.accounts.root()
     }
 
-    fn write_account(&mut self, state: &State, address: Address) {
-        let key = Nibbles::unpack(keccak256(address));
-        let Some(account) = state.account(&address) else {
-            self.accounts.remove(key);
+    fn run(&mut self, mut work: Vec<AccountWork<'_>>, keys: usize) {
+        let threads = self.threads.as_ref().filter(|_| keys >= PARALLEL_KEYS_MIN);
+        match threads {
+            Some(threads) => threads.install(|| work.par_iter_mut().for_each(AccountWork::run)),
+            None => work.iter_mut().for_each(AccountWork::run),
+        }
+        for AccountWork { address, storage, done, .. } in work {
+            match done.expect("every piece of work was run") {
+                (key, Some(leaf)) => self.accounts.insert(key, leaf),
+                (key, None) => self.accounts.remove(key),
+            }
+            if !storage.is_empty() {
+                self.storage.insert(address, storage);
+            }
+        }
+        if let Some(threads) = threads {
+            threads.install(|| self.accounts.hash_branches());
+        }
+    }
+}
+
+impl AccountWork<'_> {
+    fn run(&mut self) {
+        let key = Nibbles::unpack(keccak256(self.address));
+        let Some(basic) = self.basic else {
+            self.storage = Trie::default();
+            self.done = Some((key, None));
             return;
         };
-        let storage_root = match self.storage.get_mut(&address) {
-            Some(trie) if trie.is_empty() => {
-                self.storage.remove(&address);
-                EMPTY_ROOT_HASH
+        match self.slots {
+            Slots::Changed(slots) => {
+                slots.iter().for_each(|(index, value)| set_slot(&mut self.storage, *index, *value))
             }
-            Some(trie) => trie.root(),
-            None => EMPTY_ROOT_HASH,
-        };
+            Slots::All(slots) => slots.iter().for_each(|(index, value)| set_slot(&mut self.storage, *index, *value)),
+        }
         let leaf = TrieAccount {
-            nonce: account.basic.nonce,
-            balance: account.basic.balance,
-            storage_root,
-            code_hash: account.basic.code_hash,
+            nonce: basic.nonce,
+            balance: basic.balance,
+            storage_root: self.storage.root(),
+            code_hash: basic.code_hash,
         };
-        self.accounts.insert(key, alloy::rlp::encode(leaf));
+        self.done = Some((key, Some(alloy::rlp::encode(leaf))));
     }
 }
 
@@ -117,6 +183,15 @@ impl Trie {
     fn remove(&mut self, key: Nibbles) {
         if let Some(root) = self.0.take() {
             self.0 = remove(root, key);
+        }
+    }
+
+    /// Hashes what is below the branch at the top, all sides at once.
+    fn hash_branches(&mut self) {
+        if let Some(Node { kind: Kind::Branch { children }, .. }) = self.0.as_deref_mut() {
+            children.par_iter_mut().flatten().for_each(|child| {
+                reference(child);
+            });
         }
     }
 
@@ -258,8 +333,7 @@ pub fn rebuilt_root(state: &State) -> B256 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{AccountChange, Basic};
-    use std::collections::BTreeMap;
+    use crate::state::AccountChange;
 
     /// A small generator (xorshift), so that a failing seed can be run again.
     struct Random(u64);
@@ -278,11 +352,13 @@ mod tests {
         for seed in 1..=20u64 {
             let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
             let mut state = State::default();
-            let mut trie = StateTrie::build(&state);
+            let mut trie = StateTrie::new(NonZeroUsize::new(1 + random.below(3) as usize).expect("above zero"));
             for step in 0..60 {
                 let mut changes = ChangeSet::default();
-                for _ in 0..=random.below(6) {
-                    let address = Address::with_last_byte(random.below(40) as u8);
+                // Now and then so many that several threads hash them.
+                let many = random.below(8) == 0;
+                for _ in 0..=random.below(if many { 600 } else { 6 }) {
+                    let address = Address::left_padding_from(&random.below(if many { 900 } else { 40 }).to_be_bytes());
                     let slots = (0..random.below(5))
                         .map(|_| (U256::from(random.below(12)), U256::from(random.below(4) * 1_000_003)))
                         .collect::<BTreeMap<_, _>>();
@@ -300,7 +376,7 @@ mod tests {
                     changes.accounts.insert(address, change);
                 }
                 state.apply(&changes);
-                trie.apply(&changes, &state);
+                trie.apply(&changes);
                 assert_eq!(trie.root(), rebuilt_root(&state), "seed {seed}, step {step}");
             }
             assert_eq!(StateTrie::build(&state).root(), trie.root(), "seed {seed}");

@@ -1,7 +1,9 @@
 //! The command line.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -158,6 +160,10 @@ pub enum SchemeArg {
 pub enum LedgerCommand {
     /// Runs the ledger until Ctrl-C or SIGTERM.
     Run(LedgerRun),
+    /// Executes the blocks of a data directory again and compares them with what is stored.
+    Verify(LedgerVerify),
+    /// Measures how fast blocks of real contracts are executed one by one, in parallel and replayed.
+    Bench(LedgerBench),
 }
 
 #[derive(Debug, Args)]
@@ -171,15 +177,96 @@ pub struct LedgerRun {
     /// Where JSON-RPC is served, over HTTP and WebSocket.
     #[arg(long, default_value = "127.0.0.1:7445")]
     pub listen: SocketAddr,
-    /// Milliseconds between blocks. Default: a block as soon as a transaction waits.
-    #[arg(long, value_name = "MS")]
-    pub block_time: Option<u64>,
+    /// How many threads execute the transactions of a block; 1: one after the other. Default: one for each core.
+    #[arg(long, value_name = "N")]
+    pub workers: Option<NonZeroUsize>,
+    /// Time between blocks, as in 250ms, 2s, or milliseconds without a unit. Default: a block as soon as a transaction
+    /// waits.
+    #[arg(long, value_name = "TIME", value_parser = block_time)]
+    pub block_time: Option<Duration>,
     /// A genesis file: JSON with `alloc`, as geth writes it.
     #[arg(long, value_name = "FILE")]
     pub genesis: Option<PathBuf>,
     /// A development chain: rich deterministic accounts, time control, the usual chain id.
     #[arg(long)]
     pub dev: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct LedgerBench {
+    /// A workload, as in `erc20_disjoint`; several are possible. Default: all. A wrong name lists them.
+    #[arg(long, value_name = "W")]
+    pub workload: Vec<String>,
+    /// Transactions of each workload. Default: as many as take some ten milliseconds one by one.
+    #[arg(long, value_name = "N")]
+    pub txs: Option<NonZeroUsize>,
+    /// Workers of the parallel executor, as in `1,2,4`. Default: one, two, and as many as there are cores.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub workers: Vec<NonZeroUsize>,
+    /// How often each executor runs each workload.
+    #[arg(long, value_name = "N", default_value = "15")]
+    pub repetitions: NonZeroUsize,
+    /// Most gas of a block. Default: that of a ledger.
+    #[arg(long, value_name = "GAS")]
+    pub block_gas: Option<u64>,
+    /// Draws the ratios into this file.
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// Writes the tables into this file, as Markdown.
+    #[arg(long, value_name = "FILE")]
+    pub markdown: Option<PathBuf>,
+    /// The npm packages with Uniswap's contracts. Default: `tests/node_modules` of the checkout that the current folder
+    /// or this program is in.
+    #[arg(long, value_name = "DIR")]
+    pub contracts: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct LedgerVerify {
+    /// The data directory of a ledger that does not run.
+    #[arg(long, default_value = "ledger-data")]
+    pub data_dir: PathBuf,
+    /// The first block. Default: 1.
+    #[arg(long, value_name = "BLOCK")]
+    pub from: Option<u64>,
+    /// The last block. Default: the newest.
+    #[arg(long, value_name = "BLOCK")]
+    pub to: Option<u64>,
+    /// Who executes the blocks again: one by one, in parallel, or both.
+    #[arg(long, value_enum, default_value = "all")]
+    pub executor: ExecutorArg,
+    /// How many threads the parallel ones use. Default: one for each core.
+    #[arg(long, value_name = "N")]
+    pub workers: Option<NonZeroUsize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExecutorArg {
+    Sequential,
+    Parallel,
+    Replay,
+    All,
+}
+
+/// The longest time between two blocks: a day.
+const BLOCK_TIME_MAX: Duration = Duration::from_secs(86_400);
+
+fn block_time(text: &str) -> Result<Duration, String> {
+    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let number = digits.parse::<u64>().map_err(|_| "write a whole number and a unit, as in 250ms or 2s".to_owned())?;
+    let time = match unit {
+        "" | "ms" => Duration::from_millis(number),
+        "s" => Duration::from_secs(number),
+        "m" | "min" => Duration::from_secs(number.saturating_mul(60)),
+        _ => return Err(format!("the unit {unit:?} is unknown; units are ms, s and min")),
+    };
+    if time.is_zero() {
+        return Err("a block time of 0 is none; leave --block-time out for blocks on demand".to_owned());
+    }
+    if time > BLOCK_TIME_MAX {
+        return Err("at most a day (86400s) may pass between two blocks".to_owned());
+    }
+    Ok(time)
 }
 
 #[derive(Debug, Subcommand)]

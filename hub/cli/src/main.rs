@@ -6,6 +6,8 @@ mod demo;
 mod dev;
 mod failure;
 mod home;
+mod ledger_bench;
+mod ledger_verify;
 mod members;
 mod output;
 mod run_hub;
@@ -24,6 +26,9 @@ use args::{Cli, Command, HubCommand, KeysCommand, LedgerCommand, Pay};
 use failure::Failure;
 use output::Output;
 use wallet::Request;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -46,7 +51,9 @@ async fn command(command: Command, out: Output) -> Result<(), Failure> {
     match command {
         Command::Dev(args) => dev::run(args, out).await,
         Command::Hub(HubCommand::Run(args)) => run_hub::run(args, out).await,
+        Command::Ledger(LedgerCommand::Bench(args)) => ledger_bench::run(&args, out),
         Command::Ledger(LedgerCommand::Run(args)) => run_ledger::run(args, out).await,
+        Command::Ledger(LedgerCommand::Verify(args)) => ledger_verify::run(args, out).await,
         Command::Keys(KeysCommand::New { name, data_dir, secret }) => {
             members::new_keys(&name, data_dir.as_deref(), secret.as_deref(), out)
         }

@@ -1,6 +1,6 @@
 //! `payhub ledger run`: the embedded ledger as a process of its own.
 
-use std::time::Duration;
+use std::num::NonZeroUsize;
 
 use ledger::{BlockTime, Config, Genesis, Ledger, RpcServer};
 use serde_json::json;
@@ -12,10 +12,14 @@ use crate::output::Output;
 /// Runs until the process is asked to stop.
 pub async fn run(args: LedgerRun, out: Output) -> Result<(), Failure> {
     let config = config(&args)?;
+    let workers = config.worker_count();
     let ledger = Ledger::start(config).await.map_err(|e| ledger_failure(&e))?;
     let server = ledger.serve(args.listen).await.map_err(|e| ledger_failure(&e))?;
-    announce(&ledger, &server, out);
-    crate::until_stopped().await;
+    announce(&ledger, &server, workers, out);
+    tokio::select! {
+        () = crate::until_stopped() => {}
+        why = ledger.ended() => return Err(Failure::new(Code::Other, "LEDGER", format!("the ledger has stopped: {why}"), "")),
+    }
     server.stop().await;
     ledger.shutdown().await.map_err(|e| ledger_failure(&e))
 }
@@ -23,11 +27,9 @@ pub async fn run(args: LedgerRun, out: Output) -> Result<(), Failure> {
 fn config(args: &LedgerRun) -> Result<Config, Failure> {
     let mut config = if args.dev { Config::dev() } else { Config::durable(&args.data_dir) };
     config.data_dir = (!args.in_memory).then(|| args.data_dir.clone());
-    if let Some(ms) = args.block_time {
-        if ms == 0 {
-            return Err(Failure::usage("a block time of 0 ms is none", "leave --block-time out for blocks on demand"));
-        }
-        config.block_time = BlockTime::Interval(Duration::from_millis(ms));
+    config.workers = args.workers;
+    if let Some(period) = args.block_time {
+        config.block_time = BlockTime::Interval(period);
     }
     if let Some(path) = &args.genesis {
         let text = std::fs::read_to_string(path).map_err(|e| {
@@ -38,10 +40,14 @@ fn config(args: &LedgerRun) -> Result<Config, Failure> {
     Ok(config)
 }
 
-fn announce(ledger: &Ledger, server: &RpcServer, out: Output) {
+fn announce(ledger: &Ledger, server: &RpcServer, workers: NonZeroUsize, out: Output) {
     let d = ledger.deployment();
+    let execution = match workers.get() {
+        1 => "one worker: transactions one by one".to_owned(),
+        several => format!("{several} workers: transactions in parallel"),
+    };
     out.say(format!(
-        "ledger of chain {} at {}\n  adjudicator {}\n  test dollar {}",
+        "ledger of chain {} at {}\n  adjudicator {}\n  test dollar {}\n  {execution}",
         d.chain_id,
         server.url(),
         d.adjudicator,
@@ -50,6 +56,7 @@ fn announce(ledger: &Ledger, server: &RpcServer, out: Output) {
     out.object(&json!({
         "ready": true, "rpc": server.url(), "chain_id": d.chain_id, "genesis": d.genesis_hash,
         "adjudicator": d.adjudicator, "test_dollar": d.usdh, "multicall3": d.multicall3,
+        "workers": workers.get(),
     }));
 }
 
@@ -59,6 +66,7 @@ pub fn ledger_failure(error: &ledger::Error) -> Failure {
         ledger::Error::Bind { .. } => {
             (Code::Other, "PORT_BUSY", "stop the program that uses it, or choose another: --listen, --port-base of dev")
         }
+        ledger::Error::Workers(_) => (Code::Usage, "USAGE", "correct --workers"),
         ledger::Error::GenesisFile(_) => {
             (Code::Usage, "USAGE", "correct the file; it is JSON with `alloc`, as geth has it")
         }

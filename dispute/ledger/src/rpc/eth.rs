@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use alloy::consensus::Transaction as _;
 use alloy::consensus::transaction::{Recovered as AlloyRecovered, TransactionInfo};
+use alloy::eips::eip2930::{AccessList, AccessListItem, AccessListResult};
 use alloy::eips::{BlockId, BlockNumberOrTag};
 use alloy::rpc::types::{
     Block as RpcBlock, BlockTransactions, FeeHistory, Filter, FilterBlockOption, Header as RpcHeader, Log as RpcLog,
@@ -13,13 +14,14 @@ use alloy_primitives::{Address, B256, Bytes, TxKind, U64, U256};
 use revm::ExecuteEvm;
 use revm::context::TxEnv;
 use revm::context_interface::result::{EVMError, ExecutionResult};
+use revm::state::EvmState;
 use serde_json::Value;
 
 use super::RpcError;
 use crate::Ledger;
 use crate::block::{Block, receipt_envelope};
 use crate::chain::View;
-use crate::evm::{BlockContext, Checks, evm};
+use crate::evm::{BlockContext, Checks, ED25519_PRECOMPILE, evm};
 use crate::executor::StoredLog;
 use crate::transaction::Recovered;
 
@@ -30,10 +32,20 @@ pub const SUGGESTED_TIP: u128 = 1_000_000;
 const LOG_BLOCKS_MAX: u64 = 50_000;
 
 /// Most logs one `eth_getLogs` may return.
-const LOGS_MAX: usize = 10_000;
+pub const LOGS_MAX: usize = 10_000;
+
+/// Most addresses, and most topics at one position, that a log filter may name (geth's values).
+const FILTER_ALTERNATIVES_MAX: usize = 1_000;
+
+/// Rounds in which an access list is looked for: one that is given to the transaction changes what the next run
+/// costs, and so perhaps what it does.
+const ACCESS_LIST_ROUNDS_MAX: usize = 8;
 
 /// Most blocks one `eth_feeHistory` may look at (the specification's limit).
 const FEE_HISTORY_BLOCKS_MAX: u64 = 1_024;
+
+/// The addresses of Ethereum's precompiles, in the fork of this ledger.
+const PRECOMPILES: std::ops::RangeInclusive<U256> = U256::ONE..=U256::from_limbs([10, 0, 0, 0]);
 
 /// Most percentiles one `eth_feeHistory` may ask for.
 const PERCENTILES_MAX: usize = 100;
@@ -108,17 +120,17 @@ pub fn block_by_hash(node: &Ledger, hash: B256, detail: Detail) -> Result<Option
 fn rpc_block(block: &Block, detail: Detail) -> RpcBlock {
     let size: usize = block.transactions.iter().map(|tx| tx.raw.len()).sum();
     let size = size + crate::block::encode_header(&block.header).len();
-    let header = RpcHeader {
-        hash: block.hash,
-        inner: block.header.clone(),
-        total_difficulty: Some(U256::ZERO),
-        size: Some(U256::from(size)),
-    };
+    let header = RpcHeader { size: Some(U256::from(size)), ..rpc_header(block) };
     let transactions = match detail {
         Detail::Hashes => BlockTransactions::Hashes(block.transactions.iter().map(|tx| tx.hash).collect()),
         Detail::Full => BlockTransactions::Full((0..block.transactions.len()).map(|i| included(block, i)).collect()),
     };
     RpcBlock { header, uncles: Vec::new(), transactions, withdrawals: Some(Default::default()) }
+}
+
+/// A header as subscribers see it.
+pub fn rpc_header(block: &Block) -> RpcHeader {
+    RpcHeader { hash: block.hash, inner: block.header.clone(), total_difficulty: Some(U256::ZERO), size: None }
 }
 
 fn included(block: &Block, i: usize) -> RpcTransaction {
@@ -159,6 +171,11 @@ pub fn transaction(node: &Ledger, hash: B256) -> Result<Option<RpcTransaction>> 
     }
     let waiting = node.shared().pool().get(&hash);
     Ok(waiting.map(|tx| rpc_transaction(&tx, TransactionInfo { hash: Some(hash), ..TransactionInfo::default() })))
+}
+
+/// A transaction that waits, if it still does.
+pub fn waiting_transaction(node: &Ledger, hash: B256) -> Result<Option<RpcTransaction>> {
+    transaction(node, hash).map(|found| found.filter(|tx| tx.block_hash.is_none()))
 }
 
 pub fn raw_transaction(node: &Ledger, hash: B256) -> Result<Option<Bytes>> {
@@ -217,7 +234,20 @@ fn rpc_log(block: &Block, transaction: B256, index: u64, log_index: u64, log: &S
     }
 }
 
+/// Refuses what would make every block expensive to look at.
+pub fn check_filter(filter: &Filter) -> Result<()> {
+    let most = filter.topics.iter().map(|topics| topics.len()).max().unwrap_or(0).max(filter.address.len());
+    if most > FILTER_ALTERNATIVES_MAX {
+        let message = format!(
+            "the filter names {most} alternatives, at most {FILTER_ALTERNATIVES_MAX} addresses and topics at a position are possible: use several filters"
+        );
+        return Err(RpcError::Limit(message));
+    }
+    Ok(())
+}
+
 pub fn logs(node: &Ledger, filter: &Filter) -> Result<Vec<RpcLog>> {
+    check_filter(filter)?;
     let (from, to) = match filter.block_option {
         FilterBlockOption::AtBlockHash(hash) => {
             let number = node.shared().view().number_of(&hash);
@@ -255,7 +285,7 @@ pub fn logs(node: &Ledger, filter: &Filter) -> Result<Vec<RpcLog>> {
     Ok(found)
 }
 
-fn collect_logs(block: &Block, filter: &Filter, found: &mut Vec<RpcLog>) {
+pub fn collect_logs(block: &Block, filter: &Filter, found: &mut Vec<RpcLog>) {
     let mut log_index = 0;
     for ((tx, receipt), index) in block.transactions.iter().zip(&block.receipts).zip(0u64..) {
         for log in &receipt.logs {
@@ -371,14 +401,25 @@ enum Ended {
         gas_used: u64,
         refunded: u64,
     },
-    Reverted(Bytes),
+    Reverted {
+        data: Bytes,
+        gas_used: u64,
+    },
     /// Anything else, out of gas for one.
-    Failed(String),
+    Failed {
+        why: String,
+        gas_used: u64,
+    },
 }
 
-/// One call with one gas limit. The view is locked for as long as it runs, so blocks wait for it: the gas limit
-/// bounds how long.
+/// One call with one gas limit.
 fn run(node: &Ledger, request: &Request, gas_limit: u64) -> Result<Ended> {
+    execute(node, request, gas_limit).map(|(ended, _)| ended)
+}
+
+/// The same, with everything it read and wrote. The view is locked for as long as it runs, so blocks wait for it: the
+/// gas limit bounds how long.
+fn execute(node: &Ledger, request: &Request, gas_limit: u64) -> Result<(Ended, EvmState)> {
     let view = node.shared().view();
     check_head(&view, request.at)?;
     let ahead = u64::from(request.at == Some(BlockId::pending()));
@@ -388,8 +429,10 @@ fn run(node: &Ledger, request: &Request, gas_limit: u64) -> Result<Ended> {
     let mut evm = evm(&context, &view.state, Checks::Call);
     let done = evm.transact(TxEnv { gas_limit, nonce, ..request.tx.clone() });
     match done {
-        Ok(done) => Ok(ended(done.result)),
-        Err(EVMError::Transaction(invalid)) => Ok(Ended::Failed(invalid.to_string())),
+        Ok(done) => Ok((ended(done.result), done.state)),
+        Err(EVMError::Transaction(invalid)) => {
+            Ok((Ended::Failed { why: invalid.to_string(), gas_used: 0 }, EvmState::default()))
+        }
         Err(other) => Err(RpcError::Failed(other.to_string())),
     }
 }
@@ -399,8 +442,10 @@ fn ended(result: ExecutionResult) -> Ended {
         ExecutionResult::Success { gas, output, .. } => {
             Ended::Success { output: output.into_data(), gas_used: gas.tx_gas_used(), refunded: gas.final_refunded() }
         }
-        ExecutionResult::Revert { output, .. } => Ended::Reverted(output),
-        ExecutionResult::Halt { reason, .. } => Ended::Failed(format!("execution failed: {reason:?}")),
+        ExecutionResult::Revert { gas, output, .. } => Ended::Reverted { data: output, gas_used: gas.tx_gas_used() },
+        ExecutionResult::Halt { reason, gas, .. } => {
+            Ended::Failed { why: format!("execution failed: {reason:?}"), gas_used: gas.tx_gas_used() }
+        }
     }
 }
 
@@ -454,8 +499,8 @@ pub fn call(node: &Ledger, request: TransactionRequest, at: Option<BlockId>) -> 
     let affordable = affordable_gas(node, &request);
     match run(node, &request, request.gas_limit.min(affordable))? {
         Ended::Success { output, .. } => Ok(output),
-        Ended::Reverted(data) => Err(RpcError::Reverted(data)),
-        Ended::Failed(why) => Err(RpcError::Failed(why)),
+        Ended::Reverted { data, .. } => Err(RpcError::Reverted(data)),
+        Ended::Failed { why, .. } => Err(RpcError::Failed(why)),
     }
 }
 
@@ -476,8 +521,8 @@ pub fn estimate_gas(node: &Ledger, request: TransactionRequest, at: Option<Block
     let mut high = request.gas_limit.min(affordable_gas(node, &request));
     let (gas_used, refunded) = match run(node, &request, high)? {
         Ended::Success { gas_used, refunded, .. } => (gas_used, refunded),
-        Ended::Reverted(data) => return Err(RpcError::Reverted(data)),
-        Ended::Failed(why) => return Err(RpcError::Failed(format!("{why} (with a gas limit of {high})"))),
+        Ended::Reverted { data, .. } => return Err(RpcError::Reverted(data)),
+        Ended::Failed { why, .. } => return Err(RpcError::Failed(format!("{why} (with a gas limit of {high})"))),
     };
     let works = |gas_limit| Ok::<_, RpcError>(matches!(run(node, &request, gas_limit)?, Ended::Success { .. }));
     // Whatever succeeded needs at least what it used.
@@ -504,4 +549,48 @@ pub fn estimate_gas(node: &Ledger, request: TransactionRequest, at: Option<Block
         }
     }
     Ok(high)
+}
+
+/// The accounts and slots a call touches, besides those that every transaction has for free; what a call touched
+/// before it was reverted counts too.
+pub fn create_access_list(node: &Ledger, request: TransactionRequest, at: Option<BlockId>) -> Result<AccessListResult> {
+    let mut request = Request::new(node, request, at.or(Some(BlockId::pending())))?;
+    let gas_limit = request.gas_limit.min(affordable_gas(node, &request));
+    for _ in 0..ACCESS_LIST_ROUNDS_MAX {
+        let (ended, touched) = execute(node, &request, gas_limit)?;
+        let (gas_used, error) = match ended {
+            Ended::Success { gas_used, .. } => (gas_used, None),
+            Ended::Reverted { data, gas_used } => (gas_used, Some(RpcError::Reverted(data).to_string())),
+            Ended::Failed { why, gas_used } if !touched.is_empty() => (gas_used, Some(why)),
+            Ended::Failed { why, .. } => return Err(RpcError::Failed(why)),
+        };
+        let access_list = access_list(node, &request, &touched);
+        if access_list == request.tx.access_list {
+            return Ok(AccessListResult { access_list, gas_used: U256::from(gas_used), error });
+        }
+        request.tx.tx_type = request.tx.tx_type.max(1);
+        request.tx.access_list = access_list;
+    }
+    let message = format!("what the call touches was not the same in any two of {ACCESS_LIST_ROUNDS_MAX} runs");
+    Err(RpcError::Failed(message))
+}
+
+fn access_list(node: &Ledger, request: &Request, touched: &EvmState) -> AccessList {
+    let created = match request.tx.kind {
+        TxKind::Call(to) => to,
+        TxKind::Create => request.tx.caller.create(node.shared().view().state.basic(&request.tx.caller).nonce),
+    };
+    let free = [request.tx.caller, created, node.shared().fee_recipient, ED25519_PRECOMPILE];
+    let is_free =
+        |address: &Address| free.contains(address) || PRECOMPILES.contains(&U256::from_be_slice(&address[..]));
+    let mut items = Vec::new();
+    for (address, account) in touched {
+        let mut storage_keys = account.storage.keys().map(|slot| B256::from(*slot)).collect::<Vec<_>>();
+        storage_keys.sort_unstable();
+        if !storage_keys.is_empty() || !is_free(address) {
+            items.push(AccessListItem { address: *address, storage_keys });
+        }
+    }
+    items.sort_unstable_by_key(|item| item.address);
+    AccessList(items)
 }

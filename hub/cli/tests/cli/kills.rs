@@ -1,15 +1,22 @@
-//! SIGKILL to hub or ledger in the middle of payments: everything acknowledged is there, once, and adds up.
+//! SIGKILL to hub or ledger in the middle of payments: everything acknowledged is there, once, and adds up. And to a
+//! ledger that does nothing but make blocks: every receipt that it has shown is there, in the same block.
 //!
 //! The points are random in time. A run repeats with `PAYHUB_SEED`; `PAYHUB_KILLS` makes it the long one (see the top).
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use alloy::consensus::{SignableTransaction, TxEip1559, TxEnvelope};
+use alloy::eips::Encodable2718;
+use alloy::network::TxSignerSync;
+use alloy::providers::{DynProvider, Provider, ProviderBuilder};
+use alloy::signers::local::PrivateKeySigner;
+use alloy_primitives::{Address, B256, Bytes, TxKind, U256};
 use proto::Amount;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::apart::{Apart, wait};
-use crate::world::{Running, micros, row};
+use crate::world::{Running, World, free_port, micros, row};
 
 /// Whom to kill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,6 +164,103 @@ fn a_wallet_killed_while_it_pays_leaves_an_unknown_outcome_that_it_finds_out_its
     alice.stop();
     bob.stop();
     apart.stop();
+}
+
+/// Who sends to the ledger that is killed: developer accounts, each waiting for its receipt before it sends again.
+const SENDERS: usize = 4;
+
+/// Zeros in each transaction, so that the journal grows fast enough for checkpoints and new files.
+const PADDING: usize = 120_000;
+
+#[test]
+fn a_ledger_killed_while_it_makes_blocks_keeps_every_receipt_that_it_has_shown() {
+    let mut dice = Dice::new();
+    let kills = long_run().unwrap_or(3);
+    let world = World::new();
+    let listen = format!("127.0.0.1:{}", free_port());
+    let run = ["ledger", "run", "--dev", "--data-dir", "ledger", "--workers", "2", "--listen", &listen];
+    let url = format!("http://{listen}");
+    let mut shown: Vec<Value> = Vec::new();
+    for kill in 1..=kills {
+        let (ledger, ready) = world.start(&run);
+        assert_eq!(ready["workers"], 2, "{ready}");
+        are_there(&url, &shown);
+        let before = shown.len();
+        let sending = {
+            let url = url.clone();
+            std::thread::spawn(move || wait(send_until_it_is_gone(&url)))
+        };
+        std::thread::sleep(Duration::from_millis(500) + dice.below(Duration::from_millis(2500)));
+        ledger.kill();
+        shown.extend(sending.join().expect("the senders end with the ledger"));
+        println!("  kill {kill}: {} receipts shown", shown.len() - before);
+        let verified = world.json(&["ledger", "verify", "--data-dir", "ledger"]);
+        assert_eq!(verified["ok"], true, "{verified}");
+        let checkpoint = verified["checkpoint"].as_str().expect("a text");
+        assert!(!checkpoint.starts_with("unusable"), "{verified}");
+    }
+    assert!(!shown.is_empty(), "receipts were shown");
+    let (ledger, _) = world.start(&run);
+    are_there(&url, &shown);
+    ledger.stop();
+    let verified = world.json(&["ledger", "verify", "--data-dir", "ledger"]);
+    assert!(verified["transactions"].as_u64() >= Some(shown.len() as u64), "{verified}");
+}
+
+/// Sends from all accounts until the ledger does not answer; gives the receipts that it has shown.
+async fn send_until_it_is_gone(url: &str) -> Vec<Value> {
+    let senders = (0..SENDERS).map(|i| {
+        let provider = ProviderBuilder::new().connect_http(url.parse().expect("a URL")).erased();
+        let key = PrivateKeySigner::from_slice(&ledger::genesis::dev_accounts()[i].secret).expect("a developer key");
+        async move {
+            let mut receipts = Vec::new();
+            while let Some(receipt) = send_one(&provider, &key).await {
+                receipts.push(receipt);
+            }
+            receipts
+        }
+    });
+    futures::future::join_all(senders).await.concat()
+}
+
+/// Sends one transaction and waits for its receipt; nothing if the ledger is gone.
+async fn send_one(provider: &DynProvider, key: &PrivateKeySigner) -> Option<Value> {
+    let nonce = provider.get_transaction_count(key.address()).await.ok()?;
+    let mut tx = TxEip1559 {
+        chain_id: ledger::genesis::DEV_CHAIN_ID,
+        nonce,
+        gas_limit: 1_000_000,
+        max_fee_per_gas: 2_000_000_000,
+        max_priority_fee_per_gas: 1_000_000_000,
+        to: TxKind::Call(Address::repeat_byte(7)),
+        value: U256::ONE,
+        input: vec![0; PADDING].into(),
+        ..TxEip1559::default()
+    };
+    let signature = key.sign_transaction_sync(&mut tx).expect("a local key signs");
+    let raw = Bytes::from(TxEnvelope::from(tx.into_signed(signature)).encoded_2718());
+    let hash = provider.raw_request::<_, B256>("eth_sendRawTransaction".into(), (raw,)).await.ok()?;
+    loop {
+        let receipt = receipt(provider, &json!(hash)).await?;
+        if !receipt.is_null() {
+            return Some(receipt);
+        }
+    }
+}
+
+async fn receipt(provider: &DynProvider, hash: &Value) -> Option<Value> {
+    provider.raw_request::<_, Value>("eth_getTransactionReceipt".into(), json!([hash])).await.ok()
+}
+
+/// Every receipt is what it was, block hash included.
+fn are_there(url: &str, shown: &[Value]) {
+    let provider = ProviderBuilder::new().connect_http(url.parse().expect("a URL")).erased();
+    wait(async {
+        for before in shown {
+            let now = receipt(&provider, &before["transactionHash"]).await.expect("the ledger answers");
+            assert_eq!(now, *before);
+        }
+    });
 }
 
 /// Pays, kills, starts again, and counts everything; gives how many kills fell into the payments.

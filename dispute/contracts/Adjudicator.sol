@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 pragma solidity 0.8.37;
 
-import {Clones} from "@openzeppelin/contracts/proxy/Clones.sol";
+import {Create2} from "@openzeppelin/contracts/utils/Create2.sol";
+import {IERC3009} from "@openzeppelin/contracts/interfaces/draft-IERC3009.sol";
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {IERC20Permit} from "@openzeppelin/contracts/token/ERC20/extensions/IERC20Permit.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
@@ -24,6 +25,7 @@ import {
     FUNDING_ALLOWANCE,
     FUNDING_AUTHORIZATION,
     NATIVE,
+    OpenEntry,
     Receipt,
     RespondEntry,
     SettleEntry,
@@ -41,6 +43,19 @@ import {Vault} from "./Vault.sol";
 import {Ed25519} from "./verifiers/Ed25519.sol";
 import {PayoutAccount} from "./verifiers/PayoutAccount.sol";
 
+/// @dev The variant of EIP-3009 that tokens offer for payers that are contracts.
+interface IERC3009Bytes {
+    function receiveWithAuthorization(
+        address from,
+        address to,
+        uint256 value,
+        uint256 validAfter,
+        uint256 validBefore,
+        bytes32 nonce,
+        bytes memory signature
+    ) external;
+}
+
 /// @title The adjudicator
 /// @dev Thin: an entry point computes the channel id, asks `Books` whether the call is allowed, writes the account, and moves money last.
 /// One guard in transient storage covers every entry point that touches money, so a token or receiver that calls back finds the door shut and a
@@ -54,7 +69,7 @@ contract Adjudicator is IAdjudicator, EIP712, ReentrancyGuardTransient {
     uint256 private constant PAYOUT_GAS = 120_000;
     /// @dev What the call itself costs before the callee's gas starts: a cold account, its code check and the encoding.
     uint256 private constant PAYOUT_CALL_GAS = 6_000;
-    /// @dev A vault costs 43,000 gas, the rest of the deployment 5.4 million: with this many it takes two thirds of a transaction (EIP-7825).
+    /// @dev A vault costs 66,000 gas, the rest of the deployment 5.3 million: with this many it takes five sixths of a transaction (EIP-7825).
     uint256 private constant SHARDS_MAX = 128;
 
     /// @inheritdoc IAdjudicator
@@ -65,15 +80,26 @@ contract Adjudicator is IAdjudicator, EIP712, ReentrancyGuardTransient {
     uint256 public immutable shards;
     /// @inheritdoc IAdjudicator
     bool public immutable ed25519Available;
-    /// @dev What every vault is a clone of.
-    address private immutable _vaultCode;
+    /// @inheritdoc IAdjudicator
+    address public immutable homeAsset;
+    /// @dev Hash of the vaults' creation code, from which their addresses follow.
+    bytes32 private immutable _vaultCodeHash;
 
-    mapping(bytes32 channelId => bool) private _opened;
     mapping(bytes32 channelId => mapping(address asset => Slots.Stored)) private _accounts;
     mapping(bytes32 vaultAssetAccount => uint256) private _claimable;
 
+    /// @dev What a call has come to owe and not yet written down: the sum over neighbouring entries of a batch with the same hub, vault and asset.
+    struct Debt {
+        address vault;
+        address asset;
+        address account;
+        uint256 amount;
+    }
+
     /// @dev Deploys the vaults too, so that no later call pays for one.
-    constructor(uint32 minChallengePeriod_, uint32 maxChallengePeriod_, uint16 shards_) EIP712("payhub", "1") {
+    constructor(uint32 minChallengePeriod_, uint32 maxChallengePeriod_, uint16 shards_, address homeAsset_)
+        EIP712("payhub", "1")
+    {
         if (
             shards_ == 0 || shards_ > SHARDS_MAX || minChallengePeriod_ == 0
                 || minChallengePeriod_ > maxChallengePeriod_
@@ -81,11 +107,12 @@ contract Adjudicator is IAdjudicator, EIP712, ReentrancyGuardTransient {
         minChallengePeriod = minChallengePeriod_;
         maxChallengePeriod = maxChallengePeriod_;
         shards = shards_;
+        homeAsset = homeAsset_;
         ed25519Available = Ed25519.isAvailable();
-        address code = address(new Vault());
-        _vaultCode = code;
+        bytes memory code = type(Vault).creationCode;
+        _vaultCodeHash = keccak256(code);
         for (uint256 i = 0; i < shards_; ++i) {
-            Clones.cloneDeterministic(code, bytes32(i));
+            Create2.deploy(0, bytes32(i), code);
         }
     }
 
@@ -99,20 +126,46 @@ contract Adjudicator is IAdjudicator, EIP712, ReentrancyGuardTransient {
         uint128 amount,
         Funding calldata funding
     ) external payable nonReentrant returns (bytes32 channelId) {
-        channelId = channelIdOf(terms);
-        if (!_opened[channelId]) {
+        Books.Scope memory scope = _scope(terms, asset);
+        channelId = scope.channelId;
+        Slots.Stored storage account = _accounts[channelId][homeAsset];
+        Slots.Totals memory totals;
+        account.loadDeposits(totals);
+        if (totals.opened == 0) {
             _require(Books.refuseTerms(terms, minChallengePeriod, maxChallengePeriod, ed25519Available));
             if (!_consented(channelId, terms.member, consent, asset, amount, funding)) {
                 revert NotConsented(channelId, terms.member);
             }
-            _opened[channelId] = true;
+            totals.opened = 1;
             emit Opened(channelId, terms.hub, terms.member, terms);
+            // Where a deposit in the home asset follows, it writes the mark along.
+            if (amount == 0 || asset != homeAsset) account.storeDeposits(totals);
             if (amount == 0) {
                 if (msg.value != 0) revert NativeAmountMismatch(msg.value, 0);
                 return channelId;
             }
         }
-        _deposit(channelId, asset, SIDE_MEMBER, amount, funding);
+        if (asset != homeAsset) {
+            account = _accounts[channelId][asset];
+            totals = Slots.none();
+            account.loadDeposits(totals);
+            totals.opened = 1;
+        }
+        _deposit(scope, account, totals, SIDE_MEMBER, amount, funding);
+    }
+
+    /// @inheritdoc IAdjudicator
+    function openMany(OpenEntry[] calldata entries) external {
+        for (uint256 i = 0; i < entries.length; ++i) {
+            OpenEntry calldata e = entries[i];
+            bytes memory call = abi.encodeCall(IAdjudicator.open, (e.terms, e.consent, e.asset, e.amount, e.funding));
+            uint256 gasBefore = gasleft();
+            // To this very contract, so that the entry is undone on its own and its payer is still the caller.
+            if (!LowLevelCall.delegatecallNoReturn(address(this), call)) {
+                _requireGasLeft(gasBefore, e.asset, e.amount);
+                emit EntryRefused(i, LowLevelCall.returnData());
+            }
+        }
     }
 
     /// @inheritdoc IAdjudicator
@@ -121,9 +174,12 @@ contract Adjudicator is IAdjudicator, EIP712, ReentrancyGuardTransient {
         payable
         nonReentrant
     {
-        bytes32 channelId = channelIdOf(terms);
-        _require(_refuseUnopened(channelId, _accounts[channelId][asset].readDeposits()));
-        _deposit(channelId, asset, side, amount, funding);
+        Books.Scope memory scope = _scope(terms, asset);
+        Slots.Stored storage account = _accounts[scope.channelId][asset];
+        Slots.Totals memory totals;
+        account.loadDeposits(totals);
+        _require(_refuseUnopened(scope.channelId, totals));
+        _deposit(scope, account, totals, side, amount, funding);
     }
 
     /// @inheritdoc IAdjudicator
@@ -155,9 +211,9 @@ contract Adjudicator is IAdjudicator, EIP712, ReentrancyGuardTransient {
     /// @dev Callable by this contract only, which always names its own caller as the payer.
     function pullExactly(address asset, address payer, address vault, uint256 amount) external {
         if (msg.sender != address(this)) revert OnlySelf(msg.sender);
-        uint256 before = IERC20(asset).balanceOf(vault);
+        uint256 before = _balanceOf(asset, vault);
         SafeERC20.safeTransferFrom(IERC20(asset), payer, vault, amount);
-        uint256 arrived = _rise(before, IERC20(asset).balanceOf(vault));
+        uint256 arrived = _rise(before, _balanceOf(asset, vault));
         if (arrived < amount) revert TransferShort(asset, amount, arrived);
     }
 
@@ -165,14 +221,18 @@ contract Adjudicator is IAdjudicator, EIP712, ReentrancyGuardTransient {
 
     /// @inheritdoc IAdjudicator
     function settle(SettleEntry calldata entry) external nonReentrant {
-        _require(_settle(entry));
+        Debt memory debt;
+        _require(_settle(entry, debt));
+        _owe(debt);
     }
 
     /// @inheritdoc IAdjudicator
     function settleMany(SettleEntry[] calldata entries) external nonReentrant {
+        Debt memory debt;
         for (uint256 i = 0; i < entries.length; ++i) {
-            _report(i, _settle(entries[i]));
+            _report(i, _settle(entries[i], debt));
         }
+        _owe(debt);
     }
 
     // ---------------------------------------------------------------- closing
@@ -207,14 +267,18 @@ contract Adjudicator is IAdjudicator, EIP712, ReentrancyGuardTransient {
 
     /// @inheritdoc IAdjudicator
     function finalize(Terms calldata terms, address asset) external nonReentrant {
-        _require(_finalize(terms, asset));
+        Debt memory debt;
+        _require(_finalize(terms, asset, debt));
+        _owe(debt);
     }
 
     /// @inheritdoc IAdjudicator
     function finalizeMany(FinalizeEntry[] calldata entries) external nonReentrant {
+        Debt memory debt;
         for (uint256 i = 0; i < entries.length; ++i) {
-            _report(i, _finalize(entries[i].terms, entries[i].asset));
+            _report(i, _finalize(entries[i].terms, entries[i].asset, debt));
         }
+        _owe(debt);
     }
 
     // ---------------------------------------------------------------- claiming
@@ -238,31 +302,31 @@ contract Adjudicator is IAdjudicator, EIP712, ReentrancyGuardTransient {
 
     /// @inheritdoc IAdjudicator
     function channel(bytes32 channelId) external view returns (bool opened) {
-        return _opened[channelId];
+        return _isOpened(channelId);
     }
 
     /// @inheritdoc IAdjudicator
     function books(bytes32 channelId, address asset) external view returns (Account memory) {
         Slots.Stored storage account = _accounts[channelId][asset];
-        Slots.Deposits memory deposited = account.readDeposits();
-        Slots.Withdrawn memory withdrawn = account.readWithdrawn();
-        Slots.Paid memory paid = account.paid;
+        Slots.Totals memory totals;
+        account.load(totals);
+        account.loadPaid(totals);
         return Account({
-            status: deposited.status,
-            deadline: deposited.deadline,
-            seq: withdrawn.seq,
-            memberDeposit: deposited.member,
-            hubDeposit: deposited.hub,
-            memberWithdrawn: withdrawn.member,
-            hubWithdrawn: withdrawn.hub,
-            memberPaid: paid.member,
-            hubPaid: paid.hub
+            status: uint8(totals.status),
+            deadline: uint64(totals.deadline),
+            seq: uint64(totals.seq),
+            memberDeposit: uint128(totals.memberDeposit),
+            hubDeposit: uint128(totals.hubDeposit),
+            memberWithdrawn: uint128(totals.memberWithdrawn),
+            hubWithdrawn: uint128(totals.hubWithdrawn),
+            memberPaid: uint128(totals.memberPaid),
+            hubPaid: uint128(totals.hubPaid)
         });
     }
 
     /// @inheritdoc IAdjudicator
     function vaultOf(bytes32 channelId) public view returns (address) {
-        return Clones.predictDeterministicAddress(_vaultCode, bytes32(_shardOf(channelId)));
+        return Create2.computeAddress(bytes32(_shardOf(channelId)), _vaultCodeHash);
     }
 
     /// @inheritdoc IAdjudicator
@@ -291,17 +355,42 @@ contract Adjudicator is IAdjudicator, EIP712, ReentrancyGuardTransient {
 
     /// @inheritdoc IAdjudicator
     function voucherDigest(Voucher calldata voucher) external view returns (bytes32) {
-        return _hashTypedDataV4(Types.hashVoucher(voucher));
+        return _hashTypedDataV4(
+            Types.hashVoucher(
+                voucher.channelId,
+                voucher.asset,
+                voucher.payer,
+                voucher.lane,
+                voucher.cumulative,
+                voucher.credits,
+                voucher.memo
+            )
+        );
     }
 
     /// @inheritdoc IAdjudicator
     function tickVoucherDigest(TickVoucher calldata voucher) external view returns (bytes32) {
-        return _hashTypedDataV4(Types.hashTickVoucher(voucher));
+        return _hashTypedDataV4(
+            Types.hashTickVoucher(
+                voucher.channelId,
+                voucher.asset,
+                voucher.lane,
+                voucher.cumulative,
+                voucher.tick,
+                voucher.ticks,
+                voucher.anchor,
+                voucher.memo
+            )
+        );
     }
 
     /// @inheritdoc IAdjudicator
     function receiptDigest(Receipt calldata receipt) external view returns (bytes32) {
-        return _hashTypedDataV4(Types.hashReceipt(receipt));
+        return _hashTypedDataV4(
+            Types.hashReceipt(
+                receipt.channelId, receipt.asset, receipt.credit, receipt.amount, receipt.total, receipt.payments
+            )
+        );
     }
 
     /// @inheritdoc IAdjudicator
@@ -311,12 +400,12 @@ contract Adjudicator is IAdjudicator, EIP712, ReentrancyGuardTransient {
 
     /// @inheritdoc IAdjudicator
     function closeRequestDigest(CloseRequest calldata request) external view returns (bytes32) {
-        return _hashTypedDataV4(Types.hashCloseRequest(request));
+        return _hashTypedDataV4(Types.hashCloseRequest(request.channelId, request.asset, request.validUntil));
     }
 
     /// @inheritdoc IAdjudicator
     function batchDigest(Batch calldata batch) external view returns (bytes32) {
-        return _hashTypedDataV4(Types.hashBatch(batch));
+        return _hashTypedDataV4(Types.hashBatch(batch.flush, batch.root));
     }
 
     /// @inheritdoc IAdjudicator
@@ -326,27 +415,34 @@ contract Adjudicator is IAdjudicator, EIP712, ReentrancyGuardTransient {
 
     // ---------------------------------------------------------------- entries: decide, write, move money
 
-    function _settle(SettleEntry calldata e) private returns (bytes memory refusal) {
-        Terms calldata terms = e.terms;
-        Books.Scope memory scope = _scope(terms, e.asset);
-        Slots.Stored storage account = _accounts[scope.channelId][e.asset];
-        Slots.Deposits memory deposited = account.readDeposits();
-        Slots.Withdrawn memory withdrawn = account.readWithdrawn();
-        refusal = _refuseUnopened(scope.channelId, deposited);
-        if (refusal.length == 0) refusal = scope.refuseSettlement(deposited, withdrawn, e);
+    function _settle(SettleEntry calldata e, Debt memory debt) private returns (bytes memory refusal) {
+        Books.Scope memory scope = _scope(e.terms, e.asset);
+        Settlement memory s = Settlement(
+            scope.channelId, scope.asset, e.seq, e.memberWithdrawn, e.hubWithdrawn, e.validUntil, e.close
+        );
+        Slots.Stored storage account = _accounts[s.channelId][s.asset];
+        Slots.Totals memory totals;
+        account.load(totals);
+        refusal = _refuseUnopened(s.channelId, totals);
+        if (refusal.length == 0) refusal = scope.refuseSettlement(totals, s, e);
         if (refusal.length > 0) return refusal;
 
-        uint128 toMember = e.memberWithdrawn - withdrawn.member;
-        uint128 toHub = e.hubWithdrawn - withdrawn.hub;
-        account.writeWithdrawn(Slots.Withdrawn(e.memberWithdrawn, e.hubWithdrawn, e.seq));
-        if (e.close && uint256(e.memberWithdrawn) + e.hubWithdrawn == uint256(deposited.member) + deposited.hub) {
-            deposited.status = STATUS_FINAL;
-            account.writeDeposits(deposited);
+        // No total falls, and none is above the deposits.
+        unchecked {
+            uint256 toMember = s.memberWithdrawn - totals.memberWithdrawn;
+            uint256 toHub = s.hubWithdrawn - totals.hubWithdrawn;
+            totals.memberWithdrawn = s.memberWithdrawn;
+            totals.hubWithdrawn = s.hubWithdrawn;
+            totals.seq = s.seq;
+            if (s.close && totals.memberWithdrawn + totals.hubWithdrawn == totals.memberDeposit + totals.hubDeposit) {
+                totals.status = STATUS_FINAL;
+            }
+            account.store(totals);
+            emit Settled(
+                s.channelId, s.asset, s.seq, s.memberWithdrawn, s.hubWithdrawn, s.close, uint8(totals.status)
+            );
+            _payOut(scope, e.terms, toMember, toHub, debt);
         }
-        emit Settled(
-            scope.channelId, e.asset, e.seq, e.memberWithdrawn, e.hubWithdrawn, e.close, deposited.status
-        );
-        _payOut(scope, terms, toMember, toHub);
     }
 
     function _startClose(
@@ -358,17 +454,19 @@ contract Adjudicator is IAdjudicator, EIP712, ReentrancyGuardTransient {
     ) private returns (bytes memory refusal) {
         Books.Scope memory scope = _scope(terms, asset);
         Slots.Stored storage account = _accounts[scope.channelId][asset];
-        Slots.Deposits memory deposited = account.readDeposits();
-        refusal = _refuseUnopened(scope.channelId, deposited);
+        Slots.Totals memory totals;
+        account.loadDeposits(totals);
+        refusal = _refuseUnopened(scope.channelId, totals);
         if (refusal.length == 0) {
-            refusal = scope.refuseClose(deposited, terms, validUntil, side, signature, msg.sender);
+            refusal = scope.refuseClose(totals, terms, validUntil, side, signature, msg.sender);
         }
         if (refusal.length > 0) return refusal;
 
-        deposited.status = STATUS_CLOSING;
-        deposited.deadline = uint64(block.timestamp) + terms.challengePeriod;
-        account.writeDeposits(deposited);
-        emit Closing(scope.channelId, asset, deposited.deadline);
+        uint64 deadline = uint64(block.timestamp) + terms.challengePeriod;
+        totals.status = STATUS_CLOSING;
+        totals.deadline = deadline;
+        account.storeDeposits(totals);
+        emit Closing(scope.channelId, asset, deadline);
     }
 
     function _respond(Terms calldata terms, address asset, Evidence calldata evidence)
@@ -377,39 +475,44 @@ contract Adjudicator is IAdjudicator, EIP712, ReentrancyGuardTransient {
     {
         Books.Scope memory scope = _scope(terms, asset);
         Slots.Stored storage account = _accounts[scope.channelId][asset];
-        refusal = scope.refuseResponse(account.readDeposits());
+        Slots.Totals memory totals;
+        account.loadDeposits(totals);
+        refusal = scope.refuseResponse(totals);
         if (refusal.length > 0) return refusal;
 
-        Slots.Paid memory paid = account.paid;
+        account.loadPaid(totals);
         (uint128 member, bytes memory memberRefusal) = scope.memberPaid(terms, evidence);
         (uint128 hub, bytes memory hubRefusal) = scope.hubPaid(terms, evidence);
-        if (member <= paid.member && hub <= paid.hub) {
+        if (member <= totals.memberPaid && hub <= totals.hubPaid) {
             if (memberRefusal.length > 0) return memberRefusal;
             if (hubRefusal.length > 0) return hubRefusal;
-            return abi.encodeWithSelector(NothingRaised.selector, paid.member, paid.hub);
+            return abi.encodeWithSelector(NothingRaised.selector, totals.memberPaid, totals.hubPaid);
         }
-        if (member > paid.member) paid.member = member;
-        if (hub > paid.hub) paid.hub = hub;
-        account.paid = paid;
-        emit Proven(scope.channelId, asset, paid.member, paid.hub);
+        if (member > totals.memberPaid) totals.memberPaid = member;
+        if (hub > totals.hubPaid) totals.hubPaid = hub;
+        account.storePaid(totals);
+        emit Proven(scope.channelId, asset, uint128(totals.memberPaid), uint128(totals.hubPaid));
     }
 
-    function _finalize(Terms calldata terms, address asset) private returns (bytes memory refusal) {
+    function _finalize(Terms calldata terms, address asset, Debt memory debt) private returns (bytes memory refusal) {
         Books.Scope memory scope = _scope(terms, asset);
         Slots.Stored storage account = _accounts[scope.channelId][asset];
-        Slots.Deposits memory deposited = account.readDeposits();
-        refusal = scope.refuseFinalize(deposited);
+        Slots.Totals memory totals;
+        account.load(totals);
+        refusal = scope.refuseFinalize(totals);
         if (refusal.length > 0) return refusal;
 
-        Slots.Withdrawn memory withdrawn = account.readWithdrawn();
-        (uint128 toMember, uint128 toHub) = Books.payout(deposited, withdrawn, account.paid);
-        deposited.status = STATUS_FINAL;
-        account.writeDeposits(deposited);
-        withdrawn.member += toMember;
-        withdrawn.hub += toHub;
-        account.writeWithdrawn(withdrawn);
-        emit Finalized(scope.channelId, asset, toMember, toHub);
-        _payOut(scope, terms, toMember, toHub);
+        account.loadPaid(totals);
+        (uint256 toMember, uint256 toHub) = Books.payout(totals);
+        totals.status = STATUS_FINAL;
+        // The two are the custody, and no more than the deposits, which fit 128 bits.
+        unchecked {
+            totals.memberWithdrawn += toMember;
+            totals.hubWithdrawn += toHub;
+        }
+        account.store(totals);
+        emit Finalized(scope.channelId, asset, uint128(toMember), uint128(toHub));
+        _payOut(scope, terms, toMember, toHub, debt);
     }
 
     // ---------------------------------------------------------------- money in
@@ -445,18 +548,20 @@ contract Adjudicator is IAdjudicator, EIP712, ReentrancyGuardTransient {
         return PayoutAccount.signed(member, digest, signature);
     }
 
-    function _deposit(bytes32 channelId, address asset, uint8 side, uint128 amount, Funding calldata funding)
-        private
-    {
-        Books.Scope memory scope = Books.Scope(_domainSeparatorV4(), channelId, asset);
-        Slots.Stored storage account = _accounts[channelId][asset];
-        Slots.Deposits memory deposited = account.readDeposits();
-        _require(scope.refuseDeposit(deposited, side, amount, 0));
+    function _deposit(
+        Books.Scope memory scope,
+        Slots.Stored storage account,
+        Slots.Totals memory totals,
+        uint8 side,
+        uint128 amount,
+        Funding calldata funding
+    ) private {
+        _require(scope.refuseDeposit(totals, side, amount, 0));
         uint256 arrived = _collect(scope, side, amount, funding);
-        if (arrived == 0) revert TransferShort(asset, amount, 0);
+        if (arrived == 0) revert TransferShort(scope.asset, amount, 0);
         // The balance may have risen by more than was asked for, which must not overflow the books either.
-        if (arrived != amount) _require(scope.refuseDeposit(deposited, side, arrived, 0));
-        _credit(account, deposited, scope, side, uint128(arrived));
+        if (arrived != amount) _require(scope.refuseDeposit(totals, side, arrived, 0));
+        _credit(account, totals, scope, side, uint128(arrived));
     }
 
     /// @dev Moves the money of one deposit into the channel's vault and says how much arrived.
@@ -475,16 +580,16 @@ contract Adjudicator is IAdjudicator, EIP712, ReentrancyGuardTransient {
             _forward(vault, amount);
             return amount;
         }
-        uint256 before = IERC20(asset).balanceOf(vault);
+        uint256 before = _balanceOf(asset, vault);
         if (funding.kind == FUNDING_ALLOWANCE) {
             SafeERC20.safeTransferFrom(IERC20(asset), msg.sender, vault, amount);
         } else {
             (address from, uint256 validAfter, uint256 validBefore, bytes32 payerNonce, bytes memory signature) =
                 _decodeAuthorization(funding.data);
             bytes32 nonce = authorizationNonce(scope.channelId, asset, side, payerNonce);
-            Vault(payable(vault)).receiveAuthorized(asset, from, amount, validAfter, validBefore, nonce, signature);
+            _order(vault, asset, _authorizedCall(vault, from, amount, validAfter, validBefore, nonce, signature));
         }
-        return _rise(before, IERC20(asset).balanceOf(vault));
+        return _rise(before, _balanceOf(asset, vault));
     }
 
     /// @dev Funds the neighbouring entries `start..end`, which share vault and asset. Returns the coins sent to the vault.
@@ -503,8 +608,9 @@ contract Adjudicator is IAdjudicator, EIP712, ReentrancyGuardTransient {
             else emit EntryRefused(i, refusal);
         }
         if (sum == 0) return 0;
-        if (asset == NATIVE) _forward(vault, sum);
-        else {
+        if (asset == NATIVE) {
+            _forward(vault, sum);
+        } else {
             bytes memory refusal = _tryPull(asset, vault, sum);
             if (refusal.length > 0) {
                 for (uint256 i = start; i < end; ++i) {
@@ -515,9 +621,12 @@ contract Adjudicator is IAdjudicator, EIP712, ReentrancyGuardTransient {
         }
         for (uint256 i = start; i < end; ++i) {
             if (!good[i - start]) continue;
-            Books.Scope memory scope = Books.Scope(0, ids[i], asset);
+            // Read again, because a batch may name an account twice.
             Slots.Stored storage account = _accounts[ids[i]][asset];
-            _credit(account, account.readDeposits(), scope, entries[i].side, entries[i].amount);
+            Slots.Totals memory totals;
+            account.loadDeposits(totals);
+            totals.opened = 1;
+            _credit(account, totals, Books.Scope(0, ids[i], asset), entries[i].side, entries[i].amount);
         }
         return asset == NATIVE ? sum : 0;
     }
@@ -528,11 +637,11 @@ contract Adjudicator is IAdjudicator, EIP712, ReentrancyGuardTransient {
         view
         returns (bytes memory refusal)
     {
-        Slots.Deposits memory deposited = _accounts[channelId][e.asset].readDeposits();
-        refusal = _refuseUnopened(channelId, deposited);
+        Slots.Totals memory totals;
+        _accounts[channelId][e.asset].loadDeposits(totals);
+        refusal = _refuseUnopened(channelId, totals);
         if (refusal.length > 0) return refusal;
-        Books.Scope memory scope = Books.Scope(0, channelId, e.asset);
-        return scope.refuseDeposit(deposited, e.side, e.amount, pending);
+        return Books.Scope(0, channelId, e.asset).refuseDeposit(totals, e.side, e.amount, pending);
     }
 
     /// @dev Pulls from the caller; answers with the token's error. A pull that used up nearly all gas fails the whole call: else a caller who lets
@@ -541,29 +650,61 @@ contract Adjudicator is IAdjudicator, EIP712, ReentrancyGuardTransient {
         uint256 gasBefore = gasleft();
         try this.pullExactly(asset, msg.sender, vault, amount) {}
         catch (bytes memory reason) {
-            if (gasleft() < gasBefore / 32) revert PullOutOfGas(asset, amount);
+            _requireGasLeft(gasBefore, asset, amount);
             return reason.length > 0 ? reason : abi.encodeWithSelector(TransferShort.selector, asset, amount, 0);
         }
     }
 
-    /// @dev `deposited` is what the account holds now; nothing can have changed it since it was read, because the guard is up.
+    function _requireGasLeft(uint256 gasBefore, address asset, uint256 amount) private view {
+        if (gasleft() < gasBefore / 32) revert PullOutOfGas(asset, amount);
+    }
+
+    /// @dev `totals` is what the account holds now; nothing can have changed it since it was read, because the guard is up.
     function _credit(
         Slots.Stored storage account,
-        Slots.Deposits memory deposited,
+        Slots.Totals memory totals,
         Books.Scope memory scope,
         uint8 side,
         uint128 amount
     ) private {
-        uint128 total;
-        if (side == SIDE_MEMBER) total = deposited.member += amount;
-        else total = deposited.hub += amount;
-        account.writeDeposits(deposited);
-        emit Deposited(scope.channelId, scope.asset, side, amount, total);
+        uint256 total;
+        // `refuseDeposit` has seen that the deposits of both sides together fit 128 bits.
+        unchecked {
+            total = side == SIDE_MEMBER ? totals.memberDeposit += amount : totals.hubDeposit += amount;
+        }
+        account.storeDeposits(totals);
+        emit Deposited(scope.channelId, scope.asset, side, amount, uint128(total));
     }
 
     /// @dev A vault takes every coin, so only a vault without code could make this fail, and the constructor made them all.
     function _forward(address vault, uint256 amount) private {
         if (!LowLevelCall.callNoReturn(vault, amount, "")) revert RefundFailed(vault, amount);
+    }
+
+    /// @dev 65 bytes go through the standard call, anything else through its variant for contract accounts.
+    function _authorizedCall(
+        address vault,
+        address from,
+        uint256 amount,
+        uint256 validAfter,
+        uint256 validBefore,
+        bytes32 nonce,
+        bytes memory signature
+    ) private pure returns (bytes memory) {
+        if (signature.length != 65) {
+            return abi.encodeCall(
+                IERC3009Bytes.receiveWithAuthorization,
+                (from, vault, amount, validAfter, validBefore, nonce, signature)
+            );
+        }
+        (bytes32 r, bytes32 s, uint8 v) = (0, 0, uint8(signature[64]));
+        assembly ("memory-safe") {
+            r := mload(add(signature, 0x20))
+            s := mload(add(signature, 0x40))
+        }
+        return abi.encodeCall(
+            IERC3009.receiveWithAuthorization, (from, vault, amount, validAfter, validBefore, nonce, v, r, s)
+        );
     }
 
     function _decodeAuthorization(bytes calldata data)
@@ -574,18 +715,51 @@ contract Adjudicator is IAdjudicator, EIP712, ReentrancyGuardTransient {
         return abi.decode(data, (address, uint256, uint256, bytes32, bytes));
     }
 
+    /// @dev The balance of `account`; reverts as the token does, or without a word if there is no such token.
+    function _balanceOf(address asset, address account) private view returns (uint256 held) {
+        bytes4 selector = IERC20.balanceOf.selector;
+        assembly ("memory-safe") {
+            mstore(0x00, selector)
+            mstore(0x04, and(account, sub(shl(160, 1), 1)))
+            if iszero(staticcall(gas(), asset, 0x00, 0x24, 0x00, 0x20)) {
+                let ptr := mload(0x40)
+                returndatacopy(ptr, 0x00, returndatasize())
+                revert(ptr, returndatasize())
+            }
+            if lt(returndatasize(), 0x20) { revert(0x00, 0x00) }
+            held := mload(0x00)
+        }
+    }
+
     function _rise(uint256 before, uint256 afterwards) private pure returns (uint256) {
-        return afterwards > before ? afterwards - before : 0;
+        unchecked {
+            return afterwards > before ? afterwards - before : 0;
+        }
     }
 
     // ---------------------------------------------------------------- money out
 
     /// @dev Members are paid at once. The hub's part becomes claimable: a transfer to it in every call would make its balance the one slot that all
     /// transactions wait for.
-    function _payOut(Books.Scope memory scope, Terms calldata terms, uint128 toMember, uint128 toHub) private {
-        if (toMember == 0 && toHub == 0) return;
+    function _payOut(
+        Books.Scope memory scope,
+        Terms calldata terms,
+        uint256 toMember,
+        uint256 toHub,
+        Debt memory debt
+    ) private {
+        if (toMember | toHub == 0) return;
         address vault = vaultOf(scope.channelId);
-        if (toHub > 0) _owe(vault, scope.asset, terms.hub, toHub);
+        if (toHub > 0) {
+            if (debt.vault != vault || debt.asset != scope.asset || debt.account != terms.hub) {
+                _owe(debt);
+                (debt.vault, debt.asset, debt.account, debt.amount) = (vault, scope.asset, terms.hub, 0);
+            }
+            // 128-bit numbers, far fewer of them than 2^128.
+            unchecked {
+                debt.amount += toHub;
+            }
+        }
         if (toMember > 0) _pay(vault, scope.asset, terms.member, toMember);
     }
 
@@ -595,10 +769,49 @@ contract Adjudicator is IAdjudicator, EIP712, ReentrancyGuardTransient {
         uint256 available = gasleft() * 63 / 64;
         uint256 needed = PAYOUT_GAS + PAYOUT_CALL_GAS;
         if (available < needed) revert PayoutGasUnavailable(available, needed);
-        try Vault(payable(vault)).send{gas: PAYOUT_GAS}(asset, to, amount) {}
-        catch {
-            _owe(vault, asset, to, amount);
+        if (!_send(vault, asset, to, amount, PAYOUT_GAS)) _owe(vault, asset, to, amount);
+    }
+
+    /// @dev Lets a vault send coins or tokens with at most `gasLimit` gas. Of what the receiver or token returns one word is copied.
+    /// A token that returns nothing must have code, one that returns something must return true.
+    function _send(address vault, address asset, address to, uint256 amount, uint256 gasLimit)
+        private
+        returns (bool done)
+    {
+        bytes4 transfer = IERC20.transfer.selector;
+        assembly ("memory-safe") {
+            let ptr := mload(0x40)
+            let size := 52
+            switch asset
+            case 0 {
+                mstore(ptr, shl(96, to))
+                mstore(add(ptr, 20), amount)
+            }
+            default {
+                mstore(ptr, shl(96, asset))
+                mstore(add(ptr, 20), 0)
+                mstore(add(ptr, 52), transfer)
+                mstore(add(ptr, 56), and(to, sub(shl(160, 1), 1)))
+                mstore(add(ptr, 88), amount)
+                size := 120
+            }
+            done := call(gasLimit, vault, 0, ptr, size, 0x00, 0x20)
+            if asset {
+                switch returndatasize()
+                case 0 { done := and(done, gt(extcodesize(asset), 0)) }
+                default { done := and(done, and(gt(returndatasize(), 0x1f), eq(mload(0x00), 1))) }
+            }
         }
+    }
+
+    /// @dev Lets a vault call `target`; reverts with its reason.
+    function _order(address vault, address target, bytes memory data) private {
+        bytes memory order = abi.encodePacked(target, uint256(0), data);
+        if (!LowLevelCall.callNoReturn(vault, order)) LowLevelCall.bubbleRevert();
+    }
+
+    function _owe(Debt memory debt) private {
+        if (debt.amount > 0) _owe(debt.vault, debt.asset, debt.account, debt.amount);
     }
 
     function _owe(address vault, address asset, address account, uint256 amount) private {
@@ -614,24 +827,34 @@ contract Adjudicator is IAdjudicator, EIP712, ReentrancyGuardTransient {
         if (amount == 0) revert NothingToClaim(vault, asset, account);
         _claimable[key] = 0;
         emit Claimed(vault, asset, account, to, amount);
-        Vault(payable(vault)).send(asset, to, amount);
+        if (_send(vault, asset, to, amount, gasleft())) return;
+        if (asset == NATIVE) revert RefundFailed(to, amount);
+        // The token's own reason, unless it said nothing or `false`.
+        uint256 size = LowLevelCall.returnDataSize();
+        if (size != 0 && size != 0x20) LowLevelCall.bubbleRevert();
+        revert SafeERC20.SafeERC20FailedOperation(asset);
     }
 
     // ---------------------------------------------------------------- helpers
 
-    function _scope(Terms calldata terms, address asset) private view returns (Books.Scope memory) {
-        bytes32 domain = _domainSeparatorV4();
-        return Books.Scope(domain, Types.digest(domain, Types.hashTerms(terms)), asset);
+    function _scope(Terms calldata terms, address asset) private view returns (Books.Scope memory scope) {
+        scope.domain = _domainSeparatorV4();
+        scope.channelId = Types.digest(scope.domain, Types.hashTerms(terms));
+        scope.asset = asset;
     }
 
-    /// @dev Money in an account proves that its channel was opened; only an empty one needs the look-up.
-    function _refuseUnopened(bytes32 channelId, Slots.Deposits memory deposited)
-        private
-        view
-        returns (bytes memory)
-    {
-        if (deposited.member | deposited.hub != 0 || _opened[channelId]) return "";
-        return abi.encodeWithSelector(NotOpened.selector, channelId);
+    /// @dev An account knows whether its channel is open once something happened to it; before, the home account knows.
+    function _refuseUnopened(bytes32 channelId, Slots.Totals memory totals) private view returns (bytes memory refusal) {
+        if (totals.opened == 0) {
+            if (!_isOpened(channelId)) return abi.encodeWithSelector(NotOpened.selector, channelId);
+            totals.opened = 1;
+        }
+    }
+
+    function _isOpened(bytes32 channelId) private view returns (bool) {
+        Slots.Totals memory home;
+        _accounts[channelId][homeAsset].loadDeposits(home);
+        return home.opened == 1;
     }
 
     function _shardOf(bytes32 channelId) private view returns (uint256) {

@@ -5,11 +5,8 @@ import {MerkleProof} from "@openzeppelin/contracts/utils/cryptography/MerkleProo
 
 import {IAdjudicator} from "./IAdjudicator.sol";
 import {
-    Batch,
-    CloseRequest,
     Evidence,
     Proof,
-    Receipt,
     ReceiptEvidence,
     SettleEntry,
     Settlement,
@@ -20,9 +17,7 @@ import {
     STATUS_OPEN,
     Terms,
     TickEvidence,
-    TickVoucher,
     Types,
-    Voucher,
     VoucherEvidence
 } from "./Types.sol";
 import {Slots} from "./Slots.sol";
@@ -31,7 +26,8 @@ import {VoucherKey} from "./verifiers/VoucherKey.sol";
 /// @title The rules of an account
 /// @dev Every function decides and none writes. A rule answers with a *refusal*: the ABI-encoded error, empty when all is well. A single call
 /// reverts with it, a batch skips the entry and says why; so one entry cannot sink the others, and a batch that runs out of gas fails as a
-/// whole instead of quietly skipping what it could not afford.
+/// whole instead of quietly skipping what it could not afford. "No refusal" is always the named result as it was born: writing `""` instead would
+/// allocate it.
 library Books {
     /// Members use lanes below 64: the evidence of one direction must fit one transaction.
     uint32 internal constant LANE_MAX = 63;
@@ -53,7 +49,7 @@ library Books {
     function refuseTerms(Terms calldata t, uint32 minPeriod, uint32 maxPeriod, bool ed25519)
         internal
         pure
-        returns (bytes memory)
+        returns (bytes memory refusal)
     {
         if (t.challengePeriod < minPeriod || t.challengePeriod > maxPeriod) {
             return abi.encodeWithSelector(
@@ -63,33 +59,37 @@ library Books {
         if (t.hub == address(0) || t.member == address(0) || t.hub == t.member) {
             return abi.encodeWithSelector(IAdjudicator.BadPayoutAccounts.selector, t.hub, t.member);
         }
-        bytes memory refusal = _refuseKey(t.hubScheme, t.hubKey, ed25519);
+        refusal = _refuseKey(t.hubScheme, t.hubKey, ed25519);
         return refusal.length > 0 ? refusal : _refuseKey(t.memberScheme, t.memberKey, ed25519);
     }
 
     /// Why a deposit of `amount` is not taken, given that `pending` more is about to be credited to the account.
     function refuseDeposit(
         Scope memory scope,
-        Slots.Deposits memory deposited,
+        Slots.Totals memory totals,
         uint8 side,
         uint256 amount,
         uint256 pending
-    ) internal pure returns (bytes memory) {
+    ) internal pure returns (bytes memory refusal) {
         if (side > SIDE_HUB) return abi.encodeWithSelector(IAdjudicator.UnknownSide.selector, side);
         if (amount == 0) return abi.encodeWithSelector(IAdjudicator.AmountIsZero.selector);
-        bytes memory refusal = refuseUnlessOpen(scope, deposited);
+        refusal = refuseUnlessOpen(scope, totals);
         if (refusal.length > 0) return refusal;
-        uint256 total = uint256(deposited.member) + deposited.hub + pending + amount;
+        // `pending` is the sum of 128-bit amounts in calldata: none of these sums reaches 256 bits.
+        uint256 total;
+        unchecked {
+            total = totals.memberDeposit + totals.hubDeposit + pending + amount;
+        }
         if (total > type(uint128).max) return abi.encodeWithSelector(IAdjudicator.DepositsOverflow.selector, total);
-        return "";
+        return refusal;
     }
 
     /// Why an account that is closing or final refuses.
-    function refuseUnlessOpen(Scope memory scope, Slots.Deposits memory deposited) internal pure returns (bytes memory) {
-        if (deposited.status == STATUS_OPEN) return "";
-        if (deposited.status == STATUS_FINAL) return _final(scope);
+    function refuseUnlessOpen(Scope memory scope, Slots.Totals memory totals) internal pure returns (bytes memory refusal) {
+        if (totals.status == STATUS_OPEN) return refusal;
+        if (totals.status == STATUS_FINAL) return _final(scope);
         return abi.encodeWithSelector(
-            IAdjudicator.AccountClosing.selector, scope.channelId, scope.asset, deposited.deadline
+            IAdjudicator.AccountClosing.selector, scope.channelId, scope.asset, totals.deadline
         );
     }
 
@@ -98,62 +98,58 @@ library Books {
     /// Why a settlement is not posted. Signatures last: they are the dear part.
     function refuseSettlement(
         Scope memory scope,
-        Slots.Deposits memory deposited,
-        Slots.Withdrawn memory withdrawn,
+        Slots.Totals memory totals,
+        Settlement memory s,
         SettleEntry calldata e
-    ) internal view returns (bytes memory) {
-        if (deposited.status == STATUS_FINAL) return _final(scope);
-        if (deposited.status == STATUS_CLOSING && block.timestamp >= deposited.deadline) {
-            return abi.encodeWithSelector(IAdjudicator.ChallengeOver.selector, deposited.deadline, block.timestamp);
+    ) internal view returns (bytes memory refusal) {
+        if (totals.status == STATUS_FINAL) return _final(scope);
+        if (totals.status == STATUS_CLOSING && block.timestamp >= totals.deadline) {
+            return abi.encodeWithSelector(IAdjudicator.ChallengeOver.selector, totals.deadline, block.timestamp);
         }
-        if (block.timestamp > e.validUntil) return _expired(e.validUntil);
-        if (e.seq <= withdrawn.seq) return abi.encodeWithSelector(IAdjudicator.StaleSequence.selector, e.seq, withdrawn.seq);
-        if (e.memberWithdrawn < withdrawn.member || e.hubWithdrawn < withdrawn.hub) {
+        if (block.timestamp > s.validUntil) return _expired(s.validUntil);
+        if (s.seq <= totals.seq) return abi.encodeWithSelector(IAdjudicator.StaleSequence.selector, s.seq, totals.seq);
+        if (s.memberWithdrawn < totals.memberWithdrawn || s.hubWithdrawn < totals.hubWithdrawn) {
             return abi.encodeWithSelector(
                 IAdjudicator.TotalsLowered.selector,
-                e.memberWithdrawn,
-                e.hubWithdrawn,
-                withdrawn.member,
-                withdrawn.hub
+                s.memberWithdrawn,
+                s.hubWithdrawn,
+                totals.memberWithdrawn,
+                totals.hubWithdrawn
             );
         }
-        uint256 paidOut = uint256(e.memberWithdrawn) + e.hubWithdrawn;
-        uint256 paidIn = uint256(deposited.member) + deposited.hub;
-        if (paidOut > paidIn) {
-            return abi.encodeWithSelector(IAdjudicator.TotalsExceedDeposits.selector, paidOut, paidIn);
+        // Sums of two 128-bit numbers.
+        unchecked {
+            uint256 paidOut = uint256(s.memberWithdrawn) + s.hubWithdrawn;
+            uint256 paidIn = totals.memberDeposit + totals.hubDeposit;
+            if (paidOut > paidIn) {
+                return abi.encodeWithSelector(IAdjudicator.TotalsExceedDeposits.selector, paidOut, paidIn);
+            }
         }
-        bytes32 digest = Types.digest(
-            scope.domain,
-            Types.hashSettlement(
-                Settlement(
-                    scope.channelId, scope.asset, e.seq, e.memberWithdrawn, e.hubWithdrawn, e.validUntil, e.close
-                )
-            )
-        );
-        bytes memory refusal = _refuseMember(e.terms, digest, e.memberSignature);
+        bytes32 digest = Types.digest(scope.domain, Types.hashSettlement(s));
+        refusal = _refuseMember(e.terms, digest, e.memberSignature);
         return refusal.length > 0 ? refusal : _refuseHub(scope.domain, e.terms, digest, e.hubProof);
     }
 
     /// Why a unilateral close does not start. `caller` counts only where there is no signature.
     function refuseClose(
         Scope memory scope,
-        Slots.Deposits memory deposited,
+        Slots.Totals memory totals,
         Terms calldata terms,
         uint64 validUntil,
         uint8 side,
         bytes calldata signature,
         address caller
-    ) internal view returns (bytes memory) {
-        bytes memory refusal = refuseUnlessOpen(scope, deposited);
+    ) internal view returns (bytes memory refusal) {
+        refusal = refuseUnlessOpen(scope, totals);
         if (refusal.length > 0) return refusal;
         if (signature.length == 0) {
-            if (caller == terms.member || caller == terms.hub) return "";
+            if (caller == terms.member || caller == terms.hub) return refusal;
             return abi.encodeWithSelector(IAdjudicator.NotPayoutAccount.selector, caller);
         }
         if (side > SIDE_HUB) return abi.encodeWithSelector(IAdjudicator.UnknownSide.selector, side);
         if (block.timestamp > validUntil) return _expired(validUntil);
         bytes32 digest = Types.digest(
-            scope.domain, Types.hashCloseRequest(CloseRequest(scope.channelId, scope.asset, validUntil))
+            scope.domain, Types.hashCloseRequest(scope.channelId, scope.asset, validUntil)
         );
         return side == SIDE_MEMBER
             ? _refuseMember(terms, digest, signature)
@@ -161,34 +157,36 @@ library Books {
     }
 
     /// Why no evidence is taken.
-    function refuseResponse(Scope memory scope, Slots.Deposits memory deposited) internal view returns (bytes memory) {
-        bytes memory refusal = _refuseUnlessClosing(scope, deposited);
-        if (refusal.length > 0 || block.timestamp < deposited.deadline) return refusal;
-        return abi.encodeWithSelector(IAdjudicator.ChallengeOver.selector, deposited.deadline, block.timestamp);
+    function refuseResponse(Scope memory scope, Slots.Totals memory totals) internal view returns (bytes memory refusal) {
+        refusal = _refuseUnlessClosing(scope, totals);
+        if (refusal.length > 0 || block.timestamp < totals.deadline) return refusal;
+        return abi.encodeWithSelector(IAdjudicator.ChallengeOver.selector, totals.deadline, block.timestamp);
     }
 
     /// Why an account cannot be paid out.
-    function refuseFinalize(Scope memory scope, Slots.Deposits memory deposited) internal view returns (bytes memory) {
-        bytes memory refusal = _refuseUnlessClosing(scope, deposited);
-        if (refusal.length > 0 || block.timestamp >= deposited.deadline) return refusal;
-        return abi.encodeWithSelector(IAdjudicator.ChallengeRunning.selector, deposited.deadline, block.timestamp);
+    function refuseFinalize(Scope memory scope, Slots.Totals memory totals) internal view returns (bytes memory refusal) {
+        refusal = _refuseUnlessClosing(scope, totals);
+        if (refusal.length > 0 || block.timestamp >= totals.deadline) return refusal;
+        return abi.encodeWithSelector(IAdjudicator.ChallengeRunning.selector, totals.deadline, block.timestamp);
     }
 
     /// How the custody is split at the end of a unilateral close: the member gets `min(C, max(0, MD + PH - MW - PM))`, the hub the rest.
     /// The sums of four 128-bit numbers cannot leave 256 bits, and what an insolvent payer promised beyond the custody is cut, never an error.
-    function payout(Slots.Deposits memory deposited, Slots.Withdrawn memory withdrawn, Slots.Paid memory paid)
+    function payout(Slots.Totals memory totals)
         internal
         pure
-        returns (uint128 toMember, uint128 toHub)
+        returns (uint256 toMember, uint256 toHub)
     {
-        uint256 custody =
-            uint256(deposited.member) + deposited.hub - uint256(withdrawn.member) - uint256(withdrawn.hub);
-        uint256 credit = uint256(deposited.member) + paid.hub;
-        uint256 debit = uint256(withdrawn.member) + paid.member;
-        uint256 net = credit > debit ? credit - debit : 0;
-        // The custody is at most the deposits, which fit 128 bits together.
-        toMember = uint128(net < custody ? net : custody);
-        toHub = uint128(custody - toMember);
+        // I1 keeps the custody from being negative; the other sums are of 128-bit numbers.
+        unchecked {
+            uint256 custody =
+                totals.memberDeposit + totals.hubDeposit - totals.memberWithdrawn - totals.hubWithdrawn;
+            uint256 credit = totals.memberDeposit + totals.hubPaid;
+            uint256 debit = totals.memberWithdrawn + totals.memberPaid;
+            uint256 net = credit > debit ? credit - debit : 0;
+            toMember = net < custody ? net : custody;
+            toHub = custody - toMember;
+        }
     }
 
     // ---------------------------------------------------------------- evidence
@@ -244,7 +242,7 @@ library Books {
             ReceiptEvidence calldata r = evidence.hubReceipts[i];
             bytes32 digest = Types.digest(
                 scope.domain,
-                Types.hashReceipt(Receipt(scope.channelId, scope.asset, r.credit, r.amount, r.total, r.payments))
+                Types.hashReceipt(scope.channelId, scope.asset, r.credit, r.amount, r.total, r.payments)
             );
             refusal = _refuseHub(scope.domain, terms, digest, r.proof);
             if (refusal.length > 0) return (0, refusal);
@@ -254,42 +252,42 @@ library Books {
 
     // ---------------------------------------------------------------- helpers
 
-    function _final(Scope memory scope) private pure returns (bytes memory) {
+    function _final(Scope memory scope) private pure returns (bytes memory refusal) {
         return abi.encodeWithSelector(IAdjudicator.AccountFinal.selector, scope.channelId, scope.asset);
     }
 
-    function _expired(uint64 validUntil) private view returns (bytes memory) {
+    function _expired(uint64 validUntil) private view returns (bytes memory refusal) {
         return abi.encodeWithSelector(IAdjudicator.Expired.selector, validUntil, block.timestamp);
     }
 
-    function _refuseUnlessClosing(Scope memory scope, Slots.Deposits memory deposited) private pure returns (bytes memory) {
-        if (deposited.status == STATUS_CLOSING) return "";
-        if (deposited.status == STATUS_FINAL) return _final(scope);
+    function _refuseUnlessClosing(Scope memory scope, Slots.Totals memory totals) private pure returns (bytes memory refusal) {
+        if (totals.status == STATUS_CLOSING) return refusal;
+        if (totals.status == STATUS_FINAL) return _final(scope);
         return abi.encodeWithSelector(IAdjudicator.AccountNotClosing.selector, scope.channelId, scope.asset);
     }
 
-    function _refuseKey(uint8 scheme, bytes32 key, bool ed25519) private pure returns (bytes memory) {
+    function _refuseKey(uint8 scheme, bytes32 key, bool ed25519) private pure returns (bytes memory refusal) {
         if (scheme != VoucherKey.SECP256K1 && !(scheme == VoucherKey.ED25519 && ed25519)) {
             return abi.encodeWithSelector(IAdjudicator.UnknownScheme.selector, scheme);
         }
-        if (VoucherKey.isWellFormed(scheme, key)) return "";
+        if (VoucherKey.isWellFormed(scheme, key)) return refusal;
         return abi.encodeWithSelector(IAdjudicator.IllFormedKey.selector, scheme, key);
     }
 
     /// Adds a lane to the set of lanes named so far. Lanes rise exactly when the new bit is above all others.
-    function _takeLane(uint256 lanes, bool first, uint32 lane) private pure returns (uint256, bytes memory) {
+    function _takeLane(uint256 lanes, bool first, uint32 lane) private pure returns (uint256 with, bytes memory refusal) {
         if (lane > LANE_MAX) {
             return (lanes, abi.encodeWithSelector(IAdjudicator.LaneOutOfRange.selector, SIDE_MEMBER, lane));
         }
         uint256 bit = uint256(1) << lane;
         if (!first && bit <= lanes) return (lanes, abi.encodeWithSelector(IAdjudicator.LaneRepeated.selector, lane));
-        return (lanes | bit, "");
+        return (lanes | bit, refusal);
     }
 
     function _refuseMemberVoucher(Scope memory scope, Terms calldata terms, VoucherEvidence calldata v)
         private
         view
-        returns (bytes memory)
+        returns (bytes memory refusal)
     {
         if (v.credits != 0) return abi.encodeWithSelector(IAdjudicator.CreditsNotZero.selector, v.credits);
         if (v.proof.batched) return abi.encodeWithSelector(IAdjudicator.BatchByMember.selector, v.lane);
@@ -299,7 +297,7 @@ library Books {
     function _refuseHubVoucher(Scope memory scope, Terms calldata terms, VoucherEvidence calldata v)
         private
         view
-        returns (bytes memory)
+        returns (bytes memory refusal)
     {
         if (v.lane != 0) return abi.encodeWithSelector(IAdjudicator.LaneOutOfRange.selector, SIDE_HUB, v.lane);
         return _refuseHub(scope.domain, terms, _voucherDigest(scope, SIDE_HUB, v), v.proof);
@@ -312,9 +310,7 @@ library Books {
     {
         return Types.digest(
             scope.domain,
-            Types.hashVoucher(
-                Voucher(scope.channelId, scope.asset, payer, v.lane, v.cumulative, v.credits, v.memo)
-            )
+            Types.hashVoucher(scope.channelId, scope.asset, payer, v.lane, v.cumulative, v.credits, v.memo)
         );
     }
 
@@ -322,7 +318,7 @@ library Books {
     function _refuseTicks(Scope memory scope, Terms calldata terms, TickEvidence calldata t)
         private
         view
-        returns (bytes memory)
+        returns (bytes memory refusal)
     {
         if (t.ticks == 0 || t.ticks > TICKS_MAX || t.index > t.ticks) {
             return abi.encodeWithSelector(IAdjudicator.TicksOutOfRange.selector, t.ticks, t.index);
@@ -332,17 +328,15 @@ library Books {
         bytes32 digest = Types.digest(
             scope.domain,
             Types.hashTickVoucher(
-                TickVoucher(
-                    scope.channelId, scope.asset, t.lane, t.cumulative, t.tick, t.ticks, t.anchor, t.memo
-                )
+                scope.channelId, scope.asset, t.lane, t.cumulative, t.tick, t.ticks, t.anchor, t.memo
             )
         );
-        bytes memory refusal = _refuseMember(terms, digest, t.signature);
+        refusal = _refuseMember(terms, digest, t.signature);
         if (refusal.length > 0) return refusal;
         if (_sha256Times(t.preimage, t.index) != t.anchor) {
             return abi.encodeWithSelector(IAdjudicator.WrongPreimage.selector, t.anchor, t.index);
         }
-        return "";
+        return refusal;
     }
 
     /// SHA-256 applied `count` times. Written in assembly because the compiler's call costs almost three times as much a step.
@@ -361,7 +355,7 @@ library Books {
     function _refuseMember(Terms calldata terms, bytes32 digest, bytes calldata signature)
         private
         view
-        returns (bytes memory)
+        returns (bytes memory refusal)
     {
         return _refuseSignature(SIDE_MEMBER, terms.memberScheme, terms.memberKey, digest, signature);
     }
@@ -370,14 +364,14 @@ library Books {
     function _refuseHub(bytes32 domain, Terms calldata terms, bytes32 digest, Proof calldata proof)
         private
         view
-        returns (bytes memory)
+        returns (bytes memory refusal)
     {
         if (proof.batched) {
             if (proof.path.length > PATH_MAX) {
                 return abi.encodeWithSelector(IAdjudicator.PathTooLong.selector, proof.path.length);
             }
             bytes32 root = MerkleProof.processProofCalldata(proof.path, Types.leaf(digest));
-            digest = Types.digest(domain, Types.hashBatch(Batch(proof.flush, root)));
+            digest = Types.digest(domain, Types.hashBatch(proof.flush, root));
         }
         return _refuseSignature(SIDE_HUB, terms.hubScheme, terms.hubKey, digest, proof.signature);
     }
@@ -385,9 +379,9 @@ library Books {
     function _refuseSignature(uint8 side, uint8 scheme, bytes32 key, bytes32 digest, bytes calldata signature)
         private
         view
-        returns (bytes memory)
+        returns (bytes memory refusal)
     {
-        if (VoucherKey.verify(scheme, key, digest, signature)) return "";
+        if (VoucherKey.verify(scheme, key, digest, signature)) return refusal;
         return abi.encodeWithSelector(IAdjudicator.BadSignature.selector, side, digest);
     }
 }

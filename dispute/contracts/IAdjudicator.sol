@@ -10,6 +10,7 @@ import {
     FinalizeEntry,
     FundEntry,
     Funding,
+    OpenEntry,
     Receipt,
     RespondEntry,
     SettleEntry,
@@ -94,9 +95,9 @@ interface IAdjudicator {
     error DepositsOverflow(uint256 total);
     /// @notice Fewer tokens reached the vault than were asked for.
     error TransferShort(address asset, uint256 asked, uint256 arrived);
-    /// @notice Coins of refused entries could not be sent back to the caller.
+    /// @notice Coins could not be sent: back to the caller of a batch with refused entries, or to the account that claims them.
     error RefundFailed(address to, uint256 amount);
-    /// @notice A transfer in a batch used up the gas; nothing was done. Send more gas.
+    /// @notice A transfer or an opening in a batch used up the gas; nothing was done. Send more gas.
     error PullOutOfGas(address asset, uint256 amount);
     /// @notice Only the contract itself may call this.
     error OnlySelf(address caller);
@@ -178,6 +179,10 @@ interface IAdjudicator {
         Funding calldata funding
     ) external payable returns (bytes32 channelId);
 
+    /// @notice Many channels; what `open` would refuse is skipped with `EntryRefused`. The caller pays where no authorisation does.
+    /// @dev Takes no coins: a native entry opens with amount 0 and is funded by `fundMany`.
+    function openMany(OpenEntry[] calldata entries) external;
+
     /// @notice Deposits for either side. Anyone may, while the account is Open.
     function deposit(Terms calldata terms, address asset, uint8 side, uint128 amount, Funding calldata funding)
         external
@@ -255,6 +260,9 @@ interface IAdjudicator {
 
     /// @notice Longest challenge period accepted, in seconds.
     function maxChallengePeriod() external view returns (uint32);
+
+    /// @notice The asset whose accounts are the cheapest to open: the mark that a channel is open lies in its account in this asset.
+    function homeAsset() external view returns (address);
 
     /// @notice Number of vaults.
     function shards() external view returns (uint256);

@@ -151,6 +151,15 @@ struct Evidence {
     ReceiptEvidence[] hubReceipts;
 }
 
+/// One channel of `openMany`; see `open`.
+struct OpenEntry {
+    Terms terms;
+    bytes consent;
+    address asset;
+    uint128 amount;
+    Funding funding;
+}
+
 /// One deposit of `fundMany`, paid by the caller.
 struct FundEntry {
     Terms terms;
@@ -253,28 +262,61 @@ library Types {
         }
     }
 
-    function hashVoucher(Voucher memory v) internal pure returns (bytes32) {
-        return keccak256(abi.encode(VOUCHER_TYPEHASH, v));
+    // Field by field and not as structs: a struct in memory would be copied once more to be hashed.
+
+    function hashVoucher(
+        bytes32 channelId,
+        address asset,
+        uint8 payer,
+        uint32 lane,
+        uint128 cumulative,
+        uint64 credits,
+        bytes32 memo
+    ) internal pure returns (bytes32) {
+        return keccak256(abi.encode(VOUCHER_TYPEHASH, channelId, asset, payer, lane, cumulative, credits, memo));
     }
 
-    function hashTickVoucher(TickVoucher memory v) internal pure returns (bytes32) {
-        return keccak256(abi.encode(TICK_VOUCHER_TYPEHASH, v));
+    function hashTickVoucher(
+        bytes32 channelId,
+        address asset,
+        uint32 lane,
+        uint128 cumulative,
+        uint128 tick,
+        uint32 ticks,
+        bytes32 anchor,
+        bytes32 memo
+    ) internal pure returns (bytes32) {
+        return keccak256(abi.encode(TICK_VOUCHER_TYPEHASH, channelId, asset, lane, cumulative, tick, ticks, anchor, memo));
     }
 
-    function hashReceipt(Receipt memory r) internal pure returns (bytes32) {
-        return keccak256(abi.encode(RECEIPT_TYPEHASH, r));
+    function hashReceipt(
+        bytes32 channelId,
+        address asset,
+        uint64 credit,
+        uint128 amount,
+        uint128 total,
+        bytes32 payments
+    ) internal pure returns (bytes32) {
+        return keccak256(abi.encode(RECEIPT_TYPEHASH, channelId, asset, credit, amount, total, payments));
     }
 
-    function hashSettlement(Settlement memory s) internal pure returns (bytes32) {
-        return keccak256(abi.encode(SETTLEMENT_TYPEHASH, s));
+    /// A struct of static fields lies in memory as its ABI encoding; only the type hash must be put before it.
+    function hashSettlement(Settlement memory s) internal pure returns (bytes32 result) {
+        bytes32 typeHash = SETTLEMENT_TYPEHASH;
+        assembly ("memory-safe") {
+            let ptr := mload(0x40)
+            mstore(ptr, typeHash)
+            mcopy(add(ptr, 0x20), s, 0xe0)
+            result := keccak256(ptr, 0x100)
+        }
     }
 
-    function hashCloseRequest(CloseRequest memory c) internal pure returns (bytes32) {
-        return keccak256(abi.encode(CLOSE_REQUEST_TYPEHASH, c));
+    function hashCloseRequest(bytes32 channelId, address asset, uint64 validUntil) internal pure returns (bytes32) {
+        return keccak256(abi.encode(CLOSE_REQUEST_TYPEHASH, channelId, asset, validUntil));
     }
 
-    function hashBatch(Batch memory b) internal pure returns (bytes32) {
-        return keccak256(abi.encode(BATCH_TYPEHASH, b));
+    function hashBatch(uint64 flush, bytes32 root) internal pure returns (bytes32) {
+        return keccak256(abi.encode(BATCH_TYPEHASH, flush, root));
     }
 
     /// The Merkle leaf of a digest. Hashed twice, so that no inner node can pose as a leaf.

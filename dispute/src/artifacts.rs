@@ -9,7 +9,7 @@ use alloy_primitives::{Address, Bytes};
 use alloy_sol_types::SolValue;
 use serde::Deserialize;
 
-/// The longest and shortest challenge periods and the number of vaults of a deployment.
+/// The constructor's arguments: challenge periods, vaults, and the asset that channels are mostly opened with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deployment {
     /// Shortest challenge period that channels may have, in seconds.
@@ -18,6 +18,8 @@ pub struct Deployment {
     pub challenge_period_max_s: u32,
     /// Vaults over which channels are spread, 1 to 128; more of them let a parallel ledger run more calls at once.
     pub shards: u16,
+    /// The asset whose accounts are the cheapest to open, zero for the native coin. It saves gas and decides nothing.
+    pub home_asset: Address,
 }
 
 /// A contract as the compiler left it.
@@ -45,8 +47,8 @@ pub fn test_dollar() -> &'static Artifact {
 
 /// What to send to create an adjudicator: bytecode and constructor arguments.
 pub fn adjudicator_creation(deployment: &Deployment) -> Bytes {
-    let Deployment { challenge_period_min_s, challenge_period_max_s, shards } = *deployment;
-    adjudicator().creation((challenge_period_min_s, challenge_period_max_s, shards).abi_encode_params())
+    let Deployment { challenge_period_min_s, challenge_period_max_s, shards, home_asset } = *deployment;
+    adjudicator().creation((challenge_period_min_s, challenge_period_max_s, shards, home_asset).abi_encode_params())
 }
 
 /// What to send to create a test dollar that `faucet` alone may mint.
@@ -121,11 +123,12 @@ mod tests {
 
     #[test]
     fn creation_code_is_the_bytecode_and_the_constructors_words() {
-        let code =
-            adjudicator_creation(&Deployment { challenge_period_min_s: 1, challenge_period_max_s: 2, shards: 3 });
+        let home_asset = Address::with_last_byte(4);
+        let deployment = Deployment { challenge_period_min_s: 1, challenge_period_max_s: 2, shards: 3, home_asset };
+        let code = adjudicator_creation(&deployment);
         let words = code.strip_prefix(adjudicator().bytecode().as_ref()).expect("the bytecode comes first");
         let last_bytes: Vec<u8> = words.chunks(32).map(|word| word[31]).collect();
-        assert_eq!((words.len(), last_bytes), (96, vec![1, 2, 3]));
+        assert_eq!((words.len(), last_bytes), (128, vec![1, 2, 3, 4]));
         assert_eq!(test_dollar_creation(Address::ZERO).len(), test_dollar().bytecode().len() + 32);
     }
 }

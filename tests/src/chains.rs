@@ -96,10 +96,11 @@ impl World {
         let nowhere = Chain::connect(&anvil.url, Domain::new(CHAIN_ID, Address::ZERO), 0).expect("a loopback URL");
         let deployer = Submitter::new(nowhere, people(), SubmitterConfig::local());
         let AdjudicatorParameters { challenge_period_min_s, challenge_period_max_s, shards } = PARAMETERS;
-        let parameters = artifacts::Deployment { challenge_period_min_s, challenge_period_max_s, shards };
-        let adjudicator = create(&deployer, artifacts::adjudicator_creation(&parameters)).await;
         let faucet = people()[Person::Anyone as usize].address();
         let usdh = create(&deployer, artifacts::test_dollar_creation(faucet)).await;
+        let parameters =
+            artifacts::Deployment { challenge_period_min_s, challenge_period_max_s, shards, home_asset: usdh };
+        let adjudicator = create(&deployer, artifacts::adjudicator_creation(&parameters)).await;
         let chain = Chain::connect(&anvil.url, Domain::new(CHAIN_ID, adjudicator), 0).expect("a loopback URL");
         let world = World::with(Node::Anvil { _process: anvil }, chain, usdh, Scheme::Secp256k1).await;
         for person in &world.people {

@@ -240,15 +240,16 @@ fn dev_balance() -> U256 {
 
 fn deploy_all(config: &Config, context: &BlockContext, changes: &mut ChangeSet) -> Result<(Address, Address), Error> {
     let parameters = config.adjudicator_parameters();
-    let arguments =
-        (parameters.challenge_period_min_s, parameters.challenge_period_max_s, parameters.shards).abi_encode_params();
     let faucet = config.faucet_account();
     let deployer = *DEPLOYER;
+    let (adjudicator, usdh) = (deployer.create(0), deployer.create(1));
+    // Channels here are mostly opened with the test dollar, so it is the adjudicator's home asset.
+    let periods = (parameters.challenge_period_min_s, parameters.challenge_period_max_s);
+    let arguments = (periods.0, periods.1, parameters.shards, usdh).abi_encode_params();
     let mut calls = vec![
         ("Adjudicator", deployer, TxKind::Create, init_code("Adjudicator", ADJUDICATOR, &arguments)?),
         ("TestDollar", deployer, TxKind::Create, init_code("TestDollar", TEST_DOLLAR, &faucet.abi_encode())?),
     ];
-    let (adjudicator, usdh) = (deployer.create(0), deployer.create(1));
     if config.dev {
         for account in dev_accounts() {
             let data = mintCall { to: account.address, amount: U256::from(DEV_USDH) }.abi_encode();

@@ -301,6 +301,10 @@ pub struct Deploy {
     /// Vaults that the channels' money is spread over.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=128))]
     pub shards: u16,
+    /// Asset that most channels will be opened with: opening with it costs a fifth less gas. Default: the test dollar if it is
+    /// deployed along, else the native coin.
+    #[arg(long, value_name = "ADDRESS")]
+    pub home_asset: Option<alloy_primitives::Address>,
     /// Also deploys the test dollar.
     #[arg(long)]
     pub test_dollar: bool,

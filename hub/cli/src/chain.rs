@@ -150,8 +150,18 @@ pub async fn deploy(args: &args::Deploy) -> Result<Value, Failure> {
     let chain = unborn.map_err(|e| chain_failure(&e))?;
     let submitter = Submitter::new(chain.clone(), vec![key], SubmitterConfig::remote());
     let shards = args.shards;
-    let deployment =
-        Deployment { challenge_period_min_s: args.challenge_min, challenge_period_max_s: args.challenge_max, shards };
+    let mut test_dollar = None;
+    if args.test_dollar {
+        let call = Call::create(artifacts::test_dollar_creation(from));
+        test_dollar = send(&submitter, from, call, "the test dollar's deployment").await?.created;
+    }
+    let home_asset = args.home_asset.or(test_dollar).unwrap_or_default();
+    let deployment = Deployment {
+        challenge_period_min_s: args.challenge_min,
+        challenge_period_max_s: args.challenge_max,
+        shards,
+        home_asset,
+    };
     let call = Call::create(artifacts::adjudicator_creation(&deployment));
     let mined = send(&submitter, from, call, "the adjudicator's deployment").await?;
     let address = mined.created.ok_or_else(|| Failure::other("the deployment made no contract"))?;
@@ -160,11 +170,10 @@ pub async fn deploy(args: &args::Deploy) -> Result<Value, Failure> {
     let mut result = json!({
         "ok": true, "chain_id": checked.chain_id(), "adjudicator": address, "transaction": mined.tx_hash,
         "gas_used": mined.gas_used, "ed25519": ed25519, "shards": shards,
+        "home_asset": home_asset,
     });
     if args.test_dollar {
-        let call = Call::create(artifacts::test_dollar_creation(from));
-        let token = send(&submitter, from, call, "the test dollar's deployment").await?;
-        result["test_dollar"] = json!(token.created);
+        result["test_dollar"] = json!(test_dollar);
     }
     Ok(result)
 }

@@ -107,7 +107,9 @@ async fn opening(world: &World, seen: &mut Seen) {
     assert!(refusal.text.contains("ran out of gas or is another contract") || refusal.data.is_empty(), "{refusal}");
 
     for (shards, min, max) in [(0, 1, 2), (129, 1, 2), (1, 0, 2), (1, 3, 2)] {
-        let deployment = artifacts::Deployment { challenge_period_min_s: min, challenge_period_max_s: max, shards };
+        let (challenge_period_min_s, challenge_period_max_s) = (min, max);
+        let home_asset = world.usdh();
+        let deployment = artifacts::Deployment { challenge_period_min_s, challenge_period_max_s, shards, home_asset };
         let creation = Call::create(artifacts::adjudicator_creation(&deployment));
         let refusal = world.refusal(alice, &creation).await;
         let error = note::<contract::BadDeployment>(seen, refusal, Wrong, "cannot be deployed");

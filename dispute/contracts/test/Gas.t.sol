@@ -7,6 +7,7 @@ import {
     Evidence,
     FinalizeEntry,
     FundEntry,
+    NATIVE,
     Proof,
     RespondEntry,
     SettleEntry,
@@ -15,7 +16,7 @@ import {
     Terms
 } from "../Types.sol";
 import {vm} from "./Vm.sol";
-import {Pair, World} from "./World.sol";
+import {Dollar, Pair, World} from "./World.sol";
 
 /// @title What every operation costs
 /// @dev Runs with isolation: each call is a transaction of its own, with cold slots, base fee and calldata, refunds taken off. `gas.mjs` turns the
@@ -64,6 +65,72 @@ contract GasTest is World {
     function test_open_exact() external {
         newOpen(DEPOSIT, 1);
         note("open, exact allowance");
+    }
+
+    function test_open_authorised() external {
+        Pair memory p = newPair("fresh");
+        dollar.mint(p.terms.member, DEPOSIT + 1);
+        adjudicator.open(p.terms, "", address(dollar), DEPOSIT, byAuthorization(p, dollar, SIDE_MEMBER, DEPOSIT));
+        note("open, EIP-3009 authorisation sent by anyone");
+    }
+
+    function test_open_other_asset() external {
+        Dollar other = Dollar(deploy("TestDollar", abi.encode(address(this))));
+        for (uint256 i = 0; i < 8; ++i) other.mint(adjudicator.vaultOf(bytes32(i)), 1);
+        Pair memory p = newPair("fresh");
+        other.mint(p.terms.member, DEPOSIT + 1);
+        vm.prank(p.terms.member);
+        other.approve(address(adjudicator), type(uint256).max);
+        vm.prank(p.terms.member);
+        adjudicator.open(p.terms, "", address(other), DEPOSIT, byCaller());
+        note("open, another asset than home, standing allowance");
+    }
+
+    function test_open_coins() external {
+        Pair memory p = newPair("fresh");
+        vm.deal(p.terms.member, 3 ether);
+        vm.deal(adjudicator.vaultOf(p.id), 1);
+        vm.prank(p.terms.member);
+        adjudicator.open{value: 1 ether}(p.terms, "", NATIVE, 1 ether, byCaller());
+        note("open, coins");
+    }
+
+    /// Amounts of 18 decimals do not fit the small form.
+    function wide(string memory name) private returns (Pair memory p) {
+        p = opened(name, 5e20, 5e20);
+        dollar.mint(p.terms.member, 1e18);
+    }
+
+    function test_wide() external {
+        Pair memory p = newPair("fresh");
+        provide(p.terms.member, 2e18);
+        vm.prank(p.terms.member);
+        adjudicator.open(p.terms, "", address(dollar), 1e18, byCaller());
+        note("18 decimals: open, standing allowance");
+        p = wide("alice");
+        SettleEntry memory e = settlement(p, address(dollar), 1, 1e18, 1e18, false);
+        adjudicator.settle(e);
+        e = settlement(p, address(dollar), 2, 3e18, 3e18, false);
+        adjudicator.settle(e);
+        note("18 decimals: settle, both, later");
+        closing(p);
+        Evidence memory evidence = hubSaid(hubVoucher(p, address(dollar), 7e18));
+        adjudicator.respond(p.terms, address(dollar), evidence);
+        note("18 decimals: respond, one voucher, first");
+        vm.warp(START + PERIOD);
+        adjudicator.finalize(p.terms, address(dollar));
+        note("18 decimals: finalize, pays both");
+    }
+
+    function test_evidence() external {
+        Pair memory p = ready("alice");
+        closing(p);
+        Evidence memory e = receipted(hubReceipt(p, address(dollar), 3, 1_000));
+        adjudicator.respond(p.terms, address(dollar), e);
+        note("respond, one receipt, first");
+        e = ticked(tickVoucher(p, address(dollar), 0, 0, 10, 2048, 2048));
+        adjudicator.respond(p.terms, address(dollar), e);
+        note("respond, a tick voucher with 2,048 steps");
     }
 
     function topUp(uint256 approved) private {
@@ -176,7 +243,6 @@ contract GasTest is World {
         Pair memory p = ready("alice");
         closing(p);
         Evidence memory e = hubSaid(hubVoucher(p, address(dollar), 7_000_000));
-        e.hubVouchers[0].proof = batched(p.hubKey, 9, voucherDigest(p, address(dollar), SIDE_HUB, e.hubVouchers[0]), keccak256("sibling"));
         bytes32[] memory path = new bytes32[](10);
         for (uint256 i = 0; i < 10; ++i) path[i] = keccak256(abi.encode(i));
         e.hubVouchers[0].proof = batchedBy(p.hubKey, 9, voucherDigest(p, address(dollar), SIDE_HUB, e.hubVouchers[0]), path);

@@ -352,6 +352,17 @@ contract RulesTest is World {
         so(adjudicator.channel(p.id), "the smallest limit that succeeds does it all");
     }
 
+    /// EIP-7825: a transaction may take 2^24 gas.
+    function test_a_deployment_with_the_most_vaults_fits_one_transaction() external {
+        bytes memory arguments = abi.encode(uint32(1 hours), uint32(30 days), uint16(128), address(dollar));
+        uint256 creationBytes = vm.parseJsonBytes(vm.readFile("artifacts/Adjudicator.json"), ".bytecode").length;
+        uint256 gasBefore = gasleft();
+        deploy("Adjudicator", arguments);
+        // The transaction, the creation (which this call pays too), and every byte of calldata as if it were not zero.
+        uint256 gasUsed = gasBefore - gasleft() + 21_000 + 16 * (creationBytes + arguments.length);
+        so(gasUsed < 1 << 24, vm.toString(gasUsed));
+    }
+
     // ---------------------------------------------------------------- disputes
 
     function test_withdrawn_beyond_deposit_still_finalizes() external {

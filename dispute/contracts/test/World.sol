@@ -126,8 +126,27 @@ abstract contract World {
         return Funding(FUNDING_ALLOWANCE, "");
     }
 
-    function byAuthorization(bytes memory data) internal pure returns (Funding memory) {
-        return Funding(FUNDING_AUTHORIZATION, data);
+    /// What the member signs so that anybody may take `amount` dollars from him into this account, and nowhere else.
+    function byAuthorization(Pair memory p, Dollar asset, uint8 side, uint128 amount)
+        internal
+        view
+        returns (Funding memory)
+    {
+        bytes32 payerNonce = keccak256(abi.encode("nonce", p.id, amount));
+        bytes32 nonce = adjudicator.authorizationNonce(p.id, address(asset), side, payerNonce);
+        bytes32 typeHash = keccak256(
+            "ReceiveWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce)"
+        );
+        bytes32 structHash = keccak256(
+            abi.encode(
+                typeHash, p.terms.member, adjudicator.vaultOf(p.id), uint256(amount), 0, type(uint256).max, nonce
+            )
+        );
+        bytes32 digest = keccak256(abi.encodePacked(hex"1901", asset.DOMAIN_SEPARATOR(), structHash));
+        bytes memory signed = signature(p.memberAccountKey, digest);
+        return Funding(
+            FUNDING_AUTHORIZATION, abi.encode(p.terms.member, 0, type(uint256).max, payerNonce, signed)
+        );
     }
 
     // ---------------------------------------------------------------- signatures

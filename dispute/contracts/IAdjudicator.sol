@@ -25,14 +25,15 @@ import {
 /// @dev A channel is known by the digest of its terms; the terms travel in calldata and only one bit per channel is stored. Each (channel, asset)
 /// is an account with its own books. Immutable: no owner, no upgrade, no pause.
 ///
-/// Promises:
+/// Promises (`docs/contract.md` lists them all, with the tests that hold the code to them):
 ///  - I1: `memberWithdrawn + hubWithdrawn <= memberDeposit + hubDeposit` for every account after every call.
 ///  - I2: every total and `seq` only grows; a deadline is set once; Final is for ever.
 ///  - I9: per vault and asset, the token balance covers the custody of its accounts and everything claimable from it. Tokens that take fees on
 ///    transfer are credited with what arrived; tokens whose balances shrink by themselves are unsupported.
 ///
 /// Batches (`...Many`): an entry that the single call would refuse is skipped with `EntryRefused`. A batch reverts as a whole only when gas runs
-/// short (so that gas estimation never settles on an amount that quietly skips entries) or when its calldata is malformed.
+/// short (so that gas estimation never settles on an amount that quietly skips entries) or when its calldata is malformed. Neighbouring entries
+/// of one vault and asset share a token transfer (`fundMany`) or the hub's claimable slot and event (`settleMany`, `finalizeMany`): sort by them.
 ///
 /// Sides: 0 member, 1 hub. Status: 0 Open, 1 Closing, 2 Final. Asset zero is the native coin. Times are seconds; a field is valid while
 /// `block.timestamp <= field`. Amounts are base units.
@@ -181,119 +182,187 @@ interface IAdjudicator {
 
     /// @notice Many channels; what `open` would refuse is skipped with `EntryRefused`. The caller pays where no authorisation does.
     /// @dev Takes no coins: a native entry opens with amount 0 and is funded by `fundMany`.
+    /// @param entries one struct for each call of the single kind, in any order unless said otherwise
     function openMany(OpenEntry[] calldata entries) external;
 
     /// @notice Deposits for either side. Anyone may, while the account is Open.
+    /// @param terms the channel's terms, whose digest is its id
+    /// @param asset the token, zero for the native coin
+    /// @param side 0 member, 1 hub
+    /// @param amount base units; credited is what arrives
+    /// @param funding how it is paid, see `Funding`
     function deposit(Terms calldata terms, address asset, uint8 side, uint128 amount, Funding calldata funding)
         external
         payable;
 
     /// @notice Many deposits paid by the caller. Neighbouring entries of one (vault, asset) are pulled with one transfer, so sort by those.
     /// @dev `msg.value` must be exactly the sum of the native entries; coins of refused entries are sent back.
+    /// @param entries one struct for each call of the single kind, in any order unless said otherwise
     function fundMany(FundEntry[] calldata entries) external payable;
 
     // ---------------------------------------------------------------- settling
 
     /// @notice Posts a settlement that both signed and pays the difference to what was withdrawn before. Works while Open and, before the
     /// deadline, while Closing. With `close` the account becomes Final if nothing is left in it.
+    /// @param entry the settlement and both signatures, see `SettleEntry`
     function settle(SettleEntry calldata entry) external;
 
     /// @notice Many settlements; a bad one is skipped with `EntryRefused`.
+    /// @param entries one struct for each call of the single kind, in any order unless said otherwise
     function settleMany(SettleEntry[] calldata entries) external;
 
     // ---------------------------------------------------------------- closing
 
     /// @notice Starts a unilateral close. With an empty `signature` the caller must be a payout account and `validUntil` and `side` are not
     /// looked at; else `signature` is over `CloseRequest(channelId, asset, validUntil)` by the voucher key of `side`.
+    /// @param terms the channel's terms, whose digest is its id
+    /// @param asset the token, zero for the native coin
+    /// @param validUntil until when the request counts, a timestamp in seconds
+    /// @param side 0 member, 1 hub
+    /// @param signature the voucher key's signature over the request; empty for a payout account that calls
     function startClose(Terms calldata terms, address asset, uint64 validUntil, uint8 side, bytes calldata signature)
         external;
 
     /// @notice Many unilateral closes; a bad one is skipped with `EntryRefused`.
+    /// @param entries one struct for each call of the single kind, in any order unless said otherwise
     function startCloseMany(CloseEntry[] calldata entries) external;
 
     /// @notice Posts evidence while the challenge period runs. Anyone may. Each direction counts on its own and only upwards.
     /// @dev Reverts only if nothing was raised: with the first fault found, or `NothingRaised`.
+    /// @param terms the channel's terms, whose digest is its id
+    /// @param asset the token, zero for the native coin
+    /// @param evidence vouchers, ticks and receipts, see `Evidence`
     function respond(Terms calldata terms, address asset, Evidence calldata evidence) external;
 
     /// @notice Many responses; a bad one is skipped with `EntryRefused`.
+    /// @param entries one struct for each call of the single kind, in any order unless said otherwise
     function respondMany(RespondEntry[] calldata entries) external;
 
     /// @notice Pays out after the deadline. Anyone may. The member gets `min(C, max(0, MD + PH - MW - PM))`, the hub the rest of the custody `C`.
+    /// @param terms the channel's terms, whose digest is its id
+    /// @param asset the token, zero for the native coin
     function finalize(Terms calldata terms, address asset) external;
 
     /// @notice Many payouts; a bad one is skipped with `EntryRefused`.
+    /// @param entries one struct for each call of the single kind, in any order unless said otherwise
     function finalizeMany(FinalizeEntry[] calldata entries) external;
 
     // ---------------------------------------------------------------- claiming
 
     /// @notice Sends everything claimable of `account` to `account`. Anyone may; reverts if it cannot be sent.
+    /// @param vault the vault that owes it, see `vaultOf`
+    /// @param asset the token, zero for the native coin
+    /// @param account whose money it is
     function claim(address vault, address asset, address account) external;
 
     /// @notice Sends everything claimable of the caller to `to`.
+    /// @param vault the vault that owes it, see `vaultOf`
+    /// @param asset the token, zero for the native coin
+    /// @param to where it goes
     function claimTo(address vault, address asset, address to) external;
 
     // ---------------------------------------------------------------- views
 
     /// @notice The channel id of terms, valid or not.
+    /// @param terms the channel's terms, whose digest is its id
+    /// @return the channel id
     function channelIdOf(Terms calldata terms) external view returns (bytes32);
 
     /// @notice Whether a channel was opened.
+    /// @param channelId the digest of the channel's terms
+    /// @return opened whether `open` was ever accepted for its terms
     function channel(bytes32 channelId) external view returns (bool opened);
 
     /// @notice The books of an account.
+    /// @param channelId the digest of the channel's terms
+    /// @param asset the token, zero for the native coin
+    /// @return everything that is known of the account; all zero if nothing ever happened to it
     function books(bytes32 channelId, address asset) external view returns (Account memory);
 
     /// @notice The vault that holds a channel's money.
+    /// @param channelId the digest of the channel's terms
+    /// @return the vault
     function vaultOf(bytes32 channelId) external view returns (address);
 
     /// @notice What `account` can claim from `vault`.
+    /// @param vault the vault that owes it, see `vaultOf`
+    /// @param asset the token, zero for the native coin
+    /// @param account whose money it is
+    /// @return base units
     function claimable(address vault, address asset, address account) external view returns (uint256);
 
     /// @notice The EIP-712 domain separator of everything signed for this contract.
+    /// @return the separator of name "payhub", version "1", this chain and this contract
     function domainSeparator() external view returns (bytes32);
 
     /// @notice Whether Ed25519 keys (scheme 1) can be used on this ledger.
+    /// @return whether the precompile answered when this contract was deployed
     function ed25519Available() external view returns (bool);
 
     /// @notice Shortest challenge period accepted, in seconds.
+    /// @return seconds
     function minChallengePeriod() external view returns (uint32);
 
     /// @notice Longest challenge period accepted, in seconds.
+    /// @return seconds
     function maxChallengePeriod() external view returns (uint32);
 
     /// @notice The asset whose accounts are the cheapest to open: the mark that a channel is open lies in its account in this asset.
+    /// @return the token, zero for the native coin
     function homeAsset() external view returns (address);
 
     /// @notice Number of vaults.
+    /// @return how many there are
     function shards() external view returns (uint256);
 
     /// @notice The gas that a payout to a member gets; what fails within it becomes claimable.
+    /// @return gas
     function payoutGas() external pure returns (uint256);
 
     /// @notice The nonce that an EIP-3009 authorisation must carry to pay a deposit: it binds the money to one side of one account.
+    /// @param channelId the digest of the channel's terms
+    /// @param asset the token, zero for the native coin
+    /// @param side 0 member, 1 hub
+    /// @param payerNonce 32 bytes of the payer's choice
+    /// @return the nonce
     function authorizationNonce(bytes32 channelId, address asset, uint8 side, bytes32 payerNonce)
         external
         pure
         returns (bytes32);
 
     /// @notice Digest that the payer of a voucher signs.
+    /// @param voucher the signed struct
+    /// @return the EIP-712 digest
     function voucherDigest(Voucher calldata voucher) external view returns (bytes32);
 
     /// @notice Digest that the member signs for a stream of ticks.
+    /// @param voucher the signed struct
+    /// @return the EIP-712 digest
     function tickVoucherDigest(TickVoucher calldata voucher) external view returns (bytes32);
 
     /// @notice Digest that the hub signs for a receipt.
+    /// @param receipt the signed struct
+    /// @return the EIP-712 digest
     function receiptDigest(Receipt calldata receipt) external view returns (bytes32);
 
     /// @notice Digest that both sign for a settlement.
+    /// @param settlement the signed struct
+    /// @return the EIP-712 digest
     function settlementDigest(Settlement calldata settlement) external view returns (bytes32);
 
     /// @notice Digest that a voucher key signs to allow a close.
+    /// @param request the signed struct
+    /// @return the EIP-712 digest
     function closeRequestDigest(CloseRequest calldata request) external view returns (bytes32);
 
     /// @notice Digest that the hub signs for a flush.
+    /// @param batch the signed struct
+    /// @return the EIP-712 digest
     function batchDigest(Batch calldata batch) external view returns (bytes32);
 
     /// @notice The Merkle root that `path` leads to from the leaf of `digest`.
+    /// @param digest the digest that is the leaf
+    /// @param path the siblings from the leaf upwards, at most 32 where it is evidence
+    /// @return the root
     function batchRoot(bytes32 digest, bytes32[] calldata path) external pure returns (bytes32);
 }

@@ -7,31 +7,39 @@ pragma solidity 0.8.37;
 /// ledger execute their transactions in parallel. The code is whole in every vault and small enough for that: a clone would cost each payout
 /// the 2,600 gas of looking at a second account.
 ///
-/// An order is 20 bytes of target, 32 bytes of coins, and the call's data. The adjudicator alone makes orders, and makes three kinds only:
-/// `transfer` and `receiveWithAuthorization` of a channel's token, and coins without data.
+/// An order is a word with the target, a word with the coins, and the call's data. The adjudicator alone makes orders, and makes three kinds only:
+/// `transfer` and `receiveWithAuthorization` of a channel's token, and coins without data. It also calls tokens and accounts that strangers name,
+/// and a stranger may name a vault: those calls begin with a function's selector, an order with twelve bytes of zero, so none is mistaken.
 contract Vault {
-    /// @notice The caller is not the adjudicator.
-    error NotAdjudicator(address caller);
+    /// @notice This is no order of the adjudicator.
+    error NotAnOrder(address caller);
 
     /// @dev The only account that this vault obeys. Not public: the vault answers to orders, so it has no functions.
     address private immutable _adjudicator = msg.sender;
 
-    /// @notice Takes native coins. A gift from a stranger only makes the vault hold more than it owes.
-    receive() external payable {}
-
-    /// @notice Carries out an order and answers as its target did.
+    /// @notice Takes native coins, from anybody: a gift only makes the vault hold more than it owes. Carries out an order and answers as its target did.
     /// @dev All that is copied is paid for with the gas of this call, which the adjudicator limits where the target must not be able to stop it.
-    fallback() external {
-        if (msg.sender != _adjudicator) revert NotAdjudicator(msg.sender);
-        // Memory-safe: everything is written above the free memory pointer, and the call ends here.
+    /// In assembly throughout, because a deployment pays for this code once a vault.
+    fallback() external payable {
+        address adjudicator = _adjudicator;
+        bytes4 refusal = NotAnOrder.selector;
+        // Memory-safe: everything is written above the free memory pointer or in scratch space, and the call ends here.
         assembly ("memory-safe") {
-            let ptr := mload(0x40)
-            let size := sub(calldatasize(), 52)
-            calldatacopy(ptr, 52, size)
-            let done := call(gas(), shr(96, calldataload(0)), calldataload(20), ptr, size, 0x00, 0x00)
-            returndatacopy(ptr, 0x00, returndatasize())
-            if iszero(done) { revert(ptr, returndatasize()) }
-            return(ptr, returndatasize())
+            if calldatasize() {
+                let target := calldataload(0x00)
+                if or(xor(caller(), adjudicator), or(shr(160, target), lt(calldatasize(), 0x40))) {
+                    mstore(0x00, refusal)
+                    mstore(0x04, caller())
+                    revert(0x00, 0x24)
+                }
+                let ptr := mload(0x40)
+                let size := sub(calldatasize(), 0x40)
+                calldatacopy(ptr, 0x40, size)
+                let done := call(gas(), target, calldataload(0x20), ptr, size, 0x00, 0x00)
+                returndatacopy(ptr, 0x00, returndatasize())
+                if iszero(done) { revert(ptr, returndatasize()) }
+                return(ptr, returndatasize())
+            }
         }
     }
 }

@@ -85,6 +85,21 @@ pub enum Funding {
     },
 }
 
+/// A channel that a batch opens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenOrder {
+    /// The channel's terms.
+    pub terms: ChannelTerms,
+    /// The member's signature over the channel id; empty where he sends the batch or pays by an authorisation.
+    pub consent: Bytes,
+    /// The asset. A batch carries no coins: in the native coin a channel opens with amount 0.
+    pub asset: Asset,
+    /// Base units.
+    pub amount: Amount,
+    /// How it is paid.
+    pub funding: Funding,
+}
+
 /// A deposit of a batch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FundOrder {
@@ -448,6 +463,8 @@ pub struct Adjudicator {
 /// Gas of a batch before its entries: the transaction itself, and the 120,000 that a payout must be able to get at its
 /// end, whatever it uses.
 const GAS_FRAME: u64 = 220_000;
+/// Gas of one opening of a batch: an authorisation that a token checks too, slots of a foreign asset, a vault's first tokens.
+const GAS_OPEN: u64 = 180_000;
 /// Gas of one deposit of a batch: new slots, an event, a token transfer that it may not share. Measured on the compiled
 /// contract with secp256k1 keys, as are those below, and rounded up.
 const GAS_FUND: u64 = 70_000;
@@ -493,6 +510,19 @@ impl Adjudicator {
             funding: funding_abi(funding),
         };
         self.call(value_of(asset, amount, funding), &call, 0)
+    }
+
+    /// Opens channels; one that [`Adjudicator::open`] would be refused for is skipped.
+    pub fn open_many(&self, orders: &[OpenOrder]) -> Call {
+        let entries = orders.iter().map(|o| contract::OpenEntry {
+            terms: terms_abi(&o.terms),
+            consent: o.consent.clone(),
+            asset: o.asset,
+            amount: o.amount.get(),
+            funding: funding_abi(&o.funding),
+        });
+        let call = contract::openManyCall { entries: entries.collect() };
+        self.call(U256::ZERO, &call, gas_of(orders.iter().map(|_| GAS_OPEN)))
     }
 
     /// Deposits for a side.

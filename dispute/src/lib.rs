@@ -27,7 +27,7 @@ pub mod watchtower;
 
 pub use adjudicator::{
     Adjudicator, BlockRef, Call, Claim, CloseOrder, EventKind, Evidence, FinalizeOrder, FundOrder, Funding,
-    LedgerBooks, LedgerEvent, Refusal, RespondOrder, SettleOrder, Status, TickClaim,
+    LedgerBooks, LedgerEvent, OpenOrder, Refusal, RespondOrder, SettleOrder, Status, TickClaim,
 };
 pub use chain::{Chain, ChainError};
 pub use cursor::{Cursor, CursorState, Item, Step, Update, follow};

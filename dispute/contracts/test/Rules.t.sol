@@ -8,6 +8,7 @@ import {
     Evidence,
     FinalizeEntry,
     FundEntry,
+    Funding,
     NATIVE,
     OpenEntry,
     RespondEntry,
@@ -374,6 +375,26 @@ contract RulesTest is World {
         same(books(p).hubWithdrawn, 20, "the rest is the hub's");
     }
 
+    function test_evidence_counts_before_the_deadline_only() external {
+        Pair memory p = opened("alice", 100, 100);
+        Evidence memory e = hubSaid(hubVoucher(p, address(dollar), 30));
+        refused(abi.encodeWithSelector(IAdjudicator.AccountNotClosing.selector, p.id, address(dollar)));
+        adjudicator.respond(p.terms, address(dollar), e);
+        closing(p);
+        uint64 deadline = books(p).deadline;
+        same(deadline, START + PERIOD, "fixed by the terms");
+        vm.warp(deadline - 1);
+        refused(abi.encodeWithSelector(IAdjudicator.ChallengeRunning.selector, deadline, deadline - 1));
+        adjudicator.finalize(p.terms, address(dollar));
+        adjudicator.respond(p.terms, address(dollar), e);
+        e = hubSaid(hubVoucher(p, address(dollar), 31));
+        vm.warp(deadline);
+        refused(abi.encodeWithSelector(IAdjudicator.ChallengeOver.selector, deadline, deadline));
+        adjudicator.respond(p.terms, address(dollar), e);
+        adjudicator.finalize(p.terms, address(dollar));
+        same(dollar.balanceOf(p.terms.member), 130, "what was shown in time");
+    }
+
     function test_receipt_and_later_voucher_count_once() external {
         Pair memory p = opened("alice", 100, 100);
         closing(p);
@@ -520,8 +541,8 @@ contract RulesTest is World {
         Pair memory p = opened("alice", 100, 100);
         address vault = adjudicator.vaultOf(p.id);
         bytes memory transfer = abi.encodeCall(dollar.transfer, (address(this), 1));
-        bytes memory order = abi.encodePacked(address(dollar), uint256(0), transfer);
-        refused(abi.encodeWithSignature("NotAdjudicator(address)", address(this)));
+        bytes memory order = abi.encodePacked(uint256(uint160(address(dollar))), uint256(0), transfer);
+        refused(abi.encodeWithSignature("NotAnOrder(address)", address(this)));
         (bool ignored,) = vault.call(order);
         ignored;
         vm.deal(address(this), 5);
@@ -531,6 +552,41 @@ contract RulesTest is World {
         (bool done,) = vault.call(order);
         so(done, "orders of the adjudicator");
         same(dollar.balanceOf(address(this)), 1, "carried out");
+    }
+
+    /// The adjudicator calls whatever token or account it is told to, and somebody tells it to call a vault.
+    function test_no_call_to_a_token_or_account_is_an_order_to_a_vault() external {
+        Pair memory rich = opened("rich", 100, 100);
+        address vault = adjudicator.vaultOf(rich.id);
+        vm.deal(vault, 1_000);
+        Pair memory p = newPair("thief");
+        bytes memory consent = signature(p.memberAccountKey, p.id);
+        // A vault as the token: paid by the caller, by authorisation, in a batch; and as the account whose consent is asked for.
+        so(!succeeds(abi.encodeCall(IAdjudicator.open, (p.terms, consent, vault, 1, byCaller()))), "allowance");
+        Funding memory authorized = byAuthorization(p, dollar, SIDE_MEMBER, 1);
+        so(!succeeds(abi.encodeCall(IAdjudicator.open, (p.terms, consent, vault, 1, authorized))), "authorisation");
+        so(!succeeds(abi.encodeCall(IAdjudicator.open, (p.terms, "", vault, 1, authorized))), "consent by authorisation");
+        adjudicator.open(p.terms, consent, NATIVE, 0, byCaller());
+        FundEntry[] memory entries = new FundEntry[](1);
+        entries[0] = FundEntry(p.terms, vault, SIDE_MEMBER, 1);
+        vm.recordLogs();
+        adjudicator.fundMany(entries);
+        same(refusals(), 1, "the entry is refused");
+        p.terms.member = vault;
+        so(!succeeds(abi.encodeCall(IAdjudicator.open, (p.terms, consent, NATIVE, 0, byCaller()))), "a vault consents to nothing");
+        bytes[4] memory calls = [
+            abi.encodeCall(dollar.balanceOf, (vault)),
+            abi.encodeCall(dollar.transferFrom, (address(this), vault, 1)),
+            abi.encodeCall(dollar.DOMAIN_SEPARATOR, ()),
+            abi.encodeWithSignature("isValidSignature(bytes32,bytes)", p.id, consent)
+        ];
+        for (uint256 i = 0; i < calls.length; ++i) {
+            vm.prank(address(adjudicator));
+            (bool done, bytes memory reason) = vault.call(calls[i]);
+            so(!done && bytes4(reason) == bytes4(keccak256("NotAnOrder(address)")), "no order");
+        }
+        same(dollar.balanceOf(vault), 200, "the dollars are there");
+        same(vault.balance, 1_000, "the coins are there");
     }
 
     /// What cannot be sent becomes claimable, whatever token or receiver do, and the other party is paid.

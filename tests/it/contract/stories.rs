@@ -6,7 +6,7 @@ use dispute::adjudicator::abi::IAdjudicator as contract;
 use dispute::adjudicator::{Claim, RefusalClass};
 use dispute::chain::Mined;
 use dispute::settlement::{self, TX_BYTES_MAX, TX_GAS_MAX};
-use dispute::{Call, EventKind, FundOrder, Funding, Refusal, SettleOrder, Status};
+use dispute::{Call, EventKind, FundOrder, Funding, OpenOrder, Refusal, SettleOrder, Status};
 use payhub_tests::chains::{DOLLARS, Person, World};
 use payhub_tests::dice::Dice;
 use proto::account::Totals;
@@ -29,6 +29,7 @@ super::on_every_chain![
     amounts_of_128_bits_keep_their_books,
     payouts_are_what_programs_expect,
     one_bad_entry_sinks_no_batch,
+    channels_are_opened_in_batches,
     self_dealt_settlement_cannot_touch_other_custody,
     stolen_authorisation_funds_only_its_channel,
     allowance_of_a_stranger_is_not_spendable,
@@ -446,6 +447,27 @@ async fn one_bad_entry_sinks_no_batch(world: &World) {
         assert_eq!((books.member_withdrawn, books.hub_withdrawn), (a(70), a(137)));
     }
     audit(world, &all).await;
+}
+
+async fn channels_are_opened_in_batches(world: &World) {
+    let mut orders = Vec::new();
+    let pairs = ["first", "not what was signed", "third"].map(|name| Pair::new(world, world.usdh(), name));
+    for pair in &pairs {
+        let funding = authorization(world, pair, Person::Alice, Side::Member, 400).await;
+        let (terms, consent) = (pair.terms.clone(), Bytes::new());
+        orders.push(OpenOrder { terms, consent, asset: pair.asset, amount: a(400), funding });
+    }
+    orders[1].amount = a(401);
+    let mined = world.send(world.address(Person::Anyone), world.adjudicator().open_many(&orders)).await;
+    match refused(&mined).as_slice() {
+        [(1, refusal)] => decoded::<contract::NotConsented>(refusal),
+        other => panic!("exactly entry 1 is to be refused: {other:?}"),
+    };
+    for (pair, deposit) in pairs.iter().zip([400, 0, 400]) {
+        assert_eq!(pair.books(world).await.member_deposit, a(deposit));
+        assert_eq!(world.chain().is_opened(pair.id()).await.expect("the chain answers"), deposit > 0);
+    }
+    audit(world, &[&pairs[0], &pairs[2]]).await;
 }
 
 // ---------------------------------------------------------------- what an adversary tries

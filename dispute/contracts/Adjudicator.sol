@@ -237,8 +237,10 @@ contract Adjudicator is IAdjudicator, EIP712, ReentrancyGuardTransient {
     /// @inheritdoc IAdjudicator
     function settleMany(SettleEntry[] calldata entries) external nonReentrant {
         Debt memory debt;
+        uint256 mark = _memoryMark();
         for (uint256 i = 0; i < entries.length; ++i) {
             _report(i, _settle(entries[i], debt));
+            _forgetMemory(mark);
         }
         _owe(debt);
     }
@@ -255,9 +257,11 @@ contract Adjudicator is IAdjudicator, EIP712, ReentrancyGuardTransient {
 
     /// @inheritdoc IAdjudicator
     function startCloseMany(CloseEntry[] calldata entries) external nonReentrant {
+        uint256 mark = _memoryMark();
         for (uint256 i = 0; i < entries.length; ++i) {
             CloseEntry calldata e = entries[i];
             _report(i, _startClose(e.terms, e.asset, e.validUntil, e.side, e.signature));
+            _forgetMemory(mark);
         }
     }
 
@@ -268,8 +272,10 @@ contract Adjudicator is IAdjudicator, EIP712, ReentrancyGuardTransient {
 
     /// @inheritdoc IAdjudicator
     function respondMany(RespondEntry[] calldata entries) external nonReentrant {
+        uint256 mark = _memoryMark();
         for (uint256 i = 0; i < entries.length; ++i) {
             _report(i, _respond(entries[i].terms, entries[i].asset, entries[i].evidence));
+            _forgetMemory(mark);
         }
     }
 
@@ -283,8 +289,10 @@ contract Adjudicator is IAdjudicator, EIP712, ReentrancyGuardTransient {
     /// @inheritdoc IAdjudicator
     function finalizeMany(FinalizeEntry[] calldata entries) external nonReentrant {
         Debt memory debt;
+        uint256 mark = _memoryMark();
         for (uint256 i = 0; i < entries.length; ++i) {
             _report(i, _finalize(entries[i].terms, entries[i].asset, debt));
+            _forgetMemory(mark);
         }
         _owe(debt);
     }
@@ -878,6 +886,20 @@ contract Adjudicator is IAdjudicator, EIP712, ReentrancyGuardTransient {
     /// @dev Reverts with a refusal, if it is one.
     function _require(bytes memory refusal) private pure {
         if (refusal.length > 0) LowLevelCall.bubbleRevert(refusal);
+    }
+
+    /// @dev Where memory is free now.
+    function _memoryMark() private pure returns (uint256 mark) {
+        assembly ("memory-safe") {
+            mark := mload(0x40)
+        }
+    }
+
+    /// @dev Frees what was taken since `mark`. Memory costs with its square, and an entry of a batch leaves nothing in it that the next one needs.
+    function _forgetMemory(uint256 mark) private pure {
+        assembly ("memory-safe") {
+            mstore(0x40, mark)
+        }
     }
 
     /// @dev Tells the world why an entry of a batch had no effect.

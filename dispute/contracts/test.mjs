@@ -110,8 +110,9 @@ target that we set below the peers:
   account's slot, 2,800 the event, 18,500 the transfer to the member (vault, token, two balances, its event), 8,000 the hub's part (its
   claimable slot and event); what is left, under 9,000, is computing. The target is met when one party is paid, as the peer does, and
   in a batch of two or more.
-- *Top-up from a standing allowance.* An allowance that is used up gives 4,800 back and costs 2,900 to write; a standing one is only read. In
-  \`fundMany\` a deposit costs a third.
+- *Top-up from a standing allowance.* An allowance that is used up gives 4,800 back and costs 2,900 to write; a standing one is only read. One
+  of which a part is used is read, written and gives nothing back: ${n(values["top-up, part of an allowance"])}; which of the three the peer's figure is, is not
+  known. In \`fundMany\` a deposit costs a third.
 
 Other conditions:
 

@@ -664,6 +664,28 @@ contract RulesTest is World {
         same(address(adjudicator).balance, 0, "nothing stays behind");
     }
 
+    /// Deposits of one account sum to 2^128 - 1 at most, those of one batch together too.
+    function test_deposits_of_one_batch_cannot_overflow_an_account() external {
+        Pair memory p = opened("alice", 1, 0);
+        uint128 half = 1 << 127;
+        provide(hub, 1 << 128);
+        FundEntry[] memory entries = new FundEntry[](3);
+        entries[0] = FundEntry(p.terms, address(dollar), SIDE_MEMBER, half);
+        entries[1] = FundEntry(p.terms, address(dollar), SIDE_HUB, half);
+        entries[2] = FundEntry(p.terms, address(dollar), SIDE_HUB, half - 2);
+        vm.expectEmit(address(adjudicator));
+        emit IAdjudicator.EntryRefused(
+            1, abi.encodeWithSelector(IAdjudicator.DepositsOverflow.selector, (uint256(1) << 128) + 1)
+        );
+        vm.prank(hub);
+        adjudicator.fundMany(entries);
+        same(books(p).memberDeposit, half + 1, "member");
+        same(books(p).hubDeposit, half - 2, "hub");
+        refused(abi.encodeWithSelector(IAdjudicator.DepositsOverflow.selector, uint256(1) << 128));
+        vm.prank(hub);
+        adjudicator.deposit(p.terms, address(dollar), SIDE_HUB, 1, byCaller());
+    }
+
     /// The hub's parts of a batch are written down once a vault and asset, and add up as if each had been posted alone.
     function test_a_batch_owes_the_hub_what_its_entries_owe() external {
         Pair[6] memory p;

@@ -201,7 +201,11 @@ impl Plain<'_> {
                 Some(Effect::Change { balance, .. } | Effect::Create { balance, .. }) => Some(*balance),
                 Some(Effect::Destroy) => None,
             };
-            return if estimates && written.estimate { format!("Estimate({at})") } else { format!("Written({value:?})") };
+            return if estimates && written.estimate {
+                format!("Estimate({at})")
+            } else {
+                format!("Written({value:?})")
+            };
         }
         format!("Base({:?})", self.base.account(&address).map(|account| account.basic.balance))
     }
@@ -271,7 +275,7 @@ fn any_history<S: BuildHasher>(seed: u64, hasher: S) {
                 let mut accounts = BTreeMap::new();
                 for address in [A, B] {
                     let balance = [1_000, 1_001, 1_002][random.below(3) as usize];
-                    let slots = (0..3).filter_map(|i| (random.below(3) == 0).then(|| (i, random.below(3)))).collect();
+                    let slots = (0..random.below(3)).map(|i| (i, random.below(3))).collect();
                     match random.below(8) {
                         0..=2 => drop(accounts.insert(address, Effect::Change { balance, slots })),
                         3 => drop(accounts.insert(address, Effect::Create { balance, slots })),

@@ -168,6 +168,19 @@ impl World {
         self.context.timestamp += seconds;
     }
 
+    /// What a contract answers to a call that changes nothing.
+    pub fn ask(&self, what: &'static str, to: Address, data: Vec<u8>) -> Result<Bytes, BenchError> {
+        let context = BlockContext { base_fee: 0, ..self.context.clone() };
+        let gas_limit = self.block_gas;
+        let tx = TxEnv { kind: TxKind::Call(to), data: data.into(), gas_limit, gas_price: 0, ..TxEnv::default() };
+        let done = evm(&context, &self.state, Checks::Call).transact(tx);
+        match done.map(|done| done.result) {
+            Ok(ExecutionResult::Success { output, .. }) => Ok(output.into_data()),
+            Ok(other) => Err(BenchError::Setup { what, why: format!("{other:?}") }),
+            Err(error) => Err(BenchError::Setup { what, why: error.to_string() }),
+        }
+    }
+
     /// Gives accounts coins.
     pub fn fund(&mut self, accounts: impl IntoIterator<Item = Address>) {
         let mut changes = ChangeSet::default();

@@ -121,7 +121,11 @@ struct Inner {
     config: SubmitterConfig,
     lanes: Vec<Lane>,
     guard: Mutex<Guard>,
+    /// What each flight in the air has sent.
+    aloft: Mutex<Vec<TxHashes>>,
 }
+
+type TxHashes = Arc<Mutex<Vec<TxHash>>>;
 
 /// One key and its nonces.
 struct Lane {
@@ -147,7 +151,7 @@ struct Guard {
 struct Flight {
     outcome: watch::Receiver<Option<Outcome>>,
     urgency: watch::Sender<Urgency>,
-    tx_hashes: Arc<Mutex<Vec<TxHash>>>,
+    tx_hashes: TxHashes,
 }
 
 /// What a flight sends.
@@ -270,7 +274,7 @@ impl Submitter {
     pub fn new(chain: Chain, keys: Vec<AccountKey>, config: SubmitterConfig) -> Self {
         let lane = |key| Lane { key, nonces: tokio::sync::Mutex::default(), flights: AtomicUsize::new(0) };
         let lanes = keys.into_iter().map(lane).collect();
-        Submitter(Arc::new(Inner { chain, config, lanes, guard: Mutex::default() }))
+        Submitter(Arc::new(Inner { chain, config, lanes, guard: Mutex::default(), aloft: Mutex::default() }))
     }
 
     /// The chain that it sends to.
@@ -307,6 +311,12 @@ impl Submitter {
         }
     }
 
+    /// Whether a transaction of this submitter may still be sent again by itself: its block is not confirmed, and should
+    /// a reorganisation take that away, it goes into another one without its owner's doing.
+    pub fn is_aloft(&self, tx_hash: TxHash) -> bool {
+        locked(&self.0.aloft).iter().any(|hashes| locked(hashes).contains(&tx_hash))
+    }
+
     /// Joins the flight of the order's intent, or starts one.
     fn board(&self, order: Order) -> Result<Flight, Box<Outcome>> {
         let mut guard = locked(&self.0.guard);
@@ -334,6 +344,7 @@ impl Submitter {
             guard.flying.insert(intent, flight.clone());
         }
         self.0.lanes[lane].flights.fetch_add(1, Ordering::Relaxed);
+        locked(&self.0.aloft).push(flight.tx_hashes.clone());
         let pilot = Pilot {
             inner: self.0.clone(),
             lane,
@@ -363,7 +374,7 @@ struct Pilot {
     order: Order,
     outcome: watch::Sender<Option<Outcome>>,
     urgency: watch::Receiver<Urgency>,
-    tx_hashes: Arc<Mutex<Vec<TxHash>>>,
+    tx_hashes: TxHashes,
 }
 
 impl Pilot {
@@ -373,6 +384,7 @@ impl Pilot {
             Err(outcome) => self.deliver(outcome),
         }
         self.lane().flights.fetch_sub(1, Ordering::Relaxed);
+        locked(&self.inner.aloft).retain(|hashes| !Arc::ptr_eq(hashes, &self.tx_hashes));
         self.alarm_when_gas_is_low().await;
     }
 
@@ -419,7 +431,8 @@ impl Pilot {
                     nonces.next = Some(nonce.saturating_add(1));
                     return Ok(envelope);
                 }
-                Err(BroadcastError::Rejected(why)) if is_known(&why) => {
+                // A base fee that rises between look and sending is caught up with in the air.
+                Err(BroadcastError::Rejected(why)) if is_known(&why) || is_below_base_fee(&why) => {
                     nonces.next = Some(nonce.saturating_add(1));
                     return Ok(envelope);
                 }
@@ -640,6 +653,12 @@ fn is_known(why: &str) -> bool {
 fn is_nonce_taken(why: &str) -> bool {
     let why = why.to_lowercase();
     why.contains("nonce too low") || why.contains("nonce is too low") || why.contains("underpriced")
+}
+
+/// Whether a node says that a transaction pays less than the next block asks.
+fn is_below_base_fee(why: &str) -> bool {
+    let why = why.to_lowercase();
+    why.contains("base fee") && why.contains("less than")
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 //! - The *follower* turns events into absolute totals and feeds them to the books together with its own position, in
 //!   one record. Deposits count when confirmed; withdrawals, status, deadline and proven totals when seen.
 //! - *Funding* deposits the collateral that payees lack, in batches.
-//! - The *poster* posts settlements that both parties signed; after a restart also those that it left behind.
+//! - The *poster* posts settlements that both parties signed, also those that an earlier run left behind or that a
+//!   reorganisation took out of the chain.
 //! - The *tower* answers every close with everything that the hub holds, of both directions, and finalizes.
 //! - The *collector* claims what the contract keeps for the hub.
 //!
@@ -14,13 +15,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use alloy_primitives::{Address, B256, Bytes, U256};
+use alloy_primitives::{Address, B256, Bytes, TxHash, U256};
 use dispute::adjudicator::Status as LedgerStatus;
 use dispute::cursor::{CursorState, Item, Step, Update, follow};
 use dispute::settlement;
 use dispute::submitter::{Order, Outcome, Submitter, Urgency};
 use dispute::watchtower::{Alarm, Save, Tower, TowerHandle, TowerHost, run_tower, tower_channel};
-use dispute::{Chain, Claim, CloseOrder, EventKind, FundOrder, LedgerBooks, LedgerEvent, SettleOrder};
+use dispute::{
+    Call, Chain, ChainError, Claim, CloseOrder, EventKind, FundOrder, LedgerBooks, LedgerEvent, SettleOrder,
+};
 use futures::StreamExt;
 use proto::account::{Status, Totals};
 use proto::books::{LedgerUpdate, Want};
@@ -38,8 +41,10 @@ const POSITION_EVERY_BLOCKS: u64 = 64;
 const TOTALS_MAX: usize = 1024;
 /// Settlements gathered for one round of posting.
 const POST_MAX: usize = 256;
-/// How often a settlement that could not be sent is tried; after that the member can still post it himself.
+/// How often a settlement that could not be sent is tried before its member is told, who can post it himself then.
 const POST_ATTEMPTS: u32 = 5;
+/// How long transactions of an earlier run are waited for before anything is sent that they may hold already.
+const EARLIER_PATIENCE: Duration = Duration::from_secs(120);
 /// Pause before the ledger is asked again after it failed.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Vaults that wait for being collected.
@@ -97,6 +102,8 @@ impl LedgerTasks {
         let domain = core.domain;
         let (tower, requests) = tower_channel();
         let (claims, claimable) = mpsc::channel(CLAIMS_MAX);
+        // Unbounded, so that following never waits for posting; what is in it is in the cursor's window, and few.
+        let (reverted, taken_back) = mpsc::unbounded_channel();
         let host = Host { core: core.clone() };
         let watching =
             run_tower(Tower::new(domain), position.clone(), chain.clone(), submitter.clone(), poll, host, requests);
@@ -105,18 +112,25 @@ impl LedgerTasks {
             chain: chain.clone(),
             tower,
             claims,
+            reverted,
             account,
             stored_at: 0,
             stored: Bytes::new(),
         };
         let funding = Funding { core: core.clone(), chain: chain.clone(), submitter: submitter.clone(), account };
-        let poster = Poster { core: core.clone(), submitter: submitter.clone() };
+        let poster = Poster {
+            core: core.clone(),
+            submitter: submitter.clone(),
+            waiting: Vec::new(),
+            loose: BTreeSet::new(),
+            posted: BTreeMap::new(),
+        };
         let ended = core.ended.clone();
         tokio::select! {
             () = ended.cancelled() => {}
             _ = follower.run(position, poll) => {}
             _ = funding.run(poll) => {}
-            _ = poster.run(agreed) => {}
+            _ = poster.run(agreed, taken_back) => {}
             _ = collect(core.clone(), submitter, account, claimable) => {}
             stopped = watching => core.alarm(format!("{stopped}")),
         }
@@ -130,6 +144,30 @@ async fn position(core: &Core, start_block: u64) -> Result<CursorState, Ended> {
     Ok(stored.unwrap_or_else(|| CursorState::from_block(start_block)))
 }
 
+/// Waits until nothing that an earlier run sent is still on its way to a block: what it holds cannot be seen on the ledger
+/// yet, and would be sent a second time. A transaction that pays too little may hang there for ever, so that the wait ends.
+async fn earlier_transactions_are_over(core: &Core, submitter: &Submitter) {
+    let since = Instant::now();
+    for address in submitter.addresses() {
+        loop {
+            let chain = submitter.chain();
+            match (chain.nonce_mined(address).await, chain.nonce(address).await) {
+                (Ok(mined), Ok(sent)) if sent <= mined => break,
+                (Ok(mined), Ok(sent)) if since.elapsed() >= EARLIER_PATIENCE => {
+                    let waiting = sent.saturating_sub(mined);
+                    core.alarm(format!("{waiting} transactions of {address} are in no block yet; replace them"));
+                    break;
+                }
+                (Ok(_), Ok(_)) => {}
+                (Err(error), _) | (_, Err(error)) => {
+                    core.alarm(format!("the nonce of {address} cannot be read from the ledger: {error}"));
+                }
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
 // ---- following -----------------------------------------------------------------------------------------------------
 
 struct Follower {
@@ -137,6 +175,7 @@ struct Follower {
     chain: Chain,
     tower: TowerHandle,
     claims: mpsc::Sender<(Address, Asset)>,
+    reverted: mpsc::UnboundedSender<AccountId>,
     account: Address,
     stored_at: u64,
     stored: Bytes,
@@ -181,11 +220,16 @@ impl Follower {
                 Item::Reverted(event) => reverted.extend(event.account()),
             }
         }
-        for account in reverted {
-            // What a block took with it is read again: every total that counts when seen.
-            let books = self.books(account).await;
-            let totals = totals.entry(account).or_default();
-            *totals = reread(totals, &books);
+        for account in reverted.iter().copied() {
+            // What a block took with it is made up again: the ledger after the confirmed block, and what is seen on top.
+            // The newest block would not do: it may be gone before the cursor has seen it, and nobody would take it back.
+            let books = match step.confirmed {
+                Some(confirmed) => self.books(account, confirmed.number).await,
+                None => LedgerBooks::default(),
+            };
+            let known = totals.entry(account).or_default();
+            *known = reread(known, &books);
+            step.state.unconfirmed_of(account).for_each(|event| seen(&mut totals, event));
         }
         let closing: Vec<AccountId> =
             totals.iter().filter(|(_, t)| t.status == Status::Closing).map(|(id, _)| *id).collect();
@@ -199,6 +243,10 @@ impl Follower {
         update.totals = totals.into_iter().collect();
         for part in parts(update, before) {
             self.tell(part).await?;
+        }
+        for account in reverted {
+            // The poster is gone only when the hub ends.
+            let _ = self.reverted.send(account);
         }
         for account in closing {
             self.watch(account).await?;
@@ -236,10 +284,12 @@ impl Follower {
         Ok(all)
     }
 
-    async fn books(&self, account: AccountId) -> LedgerBooks {
+    async fn books(&self, account: AccountId, block_number: u64) -> LedgerBooks {
         loop {
-            match self.chain.books(&account).await {
+            match self.chain.books_after(&account, block_number).await {
                 Ok(books) => return books,
+                // The block is older than the contract.
+                Err(ChainError::Nonsense { .. }) => return LedgerBooks::default(),
                 Err(error) => {
                     self.core.alarm(format!("an account cannot be read from the ledger: {error}"));
                     tokio::time::sleep(PAUSE).await;
@@ -338,7 +388,7 @@ fn seen(all: &mut BTreeMap<AccountId, Totals>, event: &LedgerEvent) {
             totals.member_paid = totals.member_paid.max(*member_paid);
             totals.hub_paid = totals.hub_paid.max(*hub_paid);
         }
-        // An account becomes final once; what was read again after a reorganisation may have counted it already.
+        // An account becomes final once, and is paid out once.
         EventKind::Finalized { to_member, to_hub, .. } if totals.status != Status::Final => {
             totals.member_withdrawn = totals.member_withdrawn.saturating_add(*to_member);
             totals.hub_withdrawn = totals.hub_withdrawn.saturating_add(*to_hub);
@@ -374,7 +424,7 @@ fn confirmed(all: &mut BTreeMap<AccountId, Totals>, event: &LedgerEvent) {
     }
 }
 
-/// Totals after a reorganisation: what is confirmed stays, the rest is what the ledger says now.
+/// Totals after a reorganisation: what counts when confirmed stays, the rest is what the ledger says of a block.
 fn reread(known: &Totals, books: &LedgerBooks) -> Totals {
     Totals {
         member_withdrawn: books.member_withdrawn,
@@ -401,6 +451,9 @@ fn status_of(status: LedgerStatus) -> Status {
 /// How long a deposit that was sent is waited for before the account is looked at afresh: it was dropped by then.
 const FUNDING_PATIENCE: Duration = Duration::from_secs(1800);
 
+/// How often a node that does not answer is asked before a deposit is left for the next time that it is needed.
+const FUND_ATTEMPTS: u32 = 10;
+
 /// Deposits on their way, by the total that they lead to and when they were sent.
 type Pending = BTreeMap<AccountId, (Amount, Instant)>;
 
@@ -413,6 +466,7 @@ struct Funding {
 
 impl Funding {
     async fn run(self, poll: Duration) -> Result<(), Ended> {
+        earlier_transactions_are_over(&self.core, &self.submitter).await;
         let mut approved = BTreeSet::new();
         let mut ticks = tokio::time::interval(poll);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -468,27 +522,27 @@ impl Funding {
         if asset == NATIVE || approved.contains(&asset) {
             return true;
         }
-        let enough = match self.chain.allowance(asset, self.account).await {
-            Ok(allowance) if allowance > U256::MAX / U256::from(2) => Ok(()),
-            Ok(_) => {
-                let order = Order::new(self.chain.approve(asset, U256::MAX)).from(self.account);
-                self.submitter.submit(order).await.mined().map(|_| ())
+        for _ in 0..FUND_ATTEMPTS {
+            let enough = match self.chain.allowance(asset, self.account).await {
+                Ok(allowance) if allowance > U256::MAX / U256::from(2) => Ok(()),
+                Ok(_) => {
+                    let order = Order::new(self.chain.approve(asset, U256::MAX)).from(self.account);
+                    self.submitter.submit(order).await.mined().map(|_| ())
+                }
+                Err(error) => Err(error.to_string()),
+            };
+            match enough {
+                Ok(()) => return approved.insert(asset),
+                Err(why) => self.core.alarm(format!("the contract may not take the hub's tokens {asset}: {why}")),
             }
-            Err(error) => Err(error.to_string()),
-        };
-        match enough {
-            Ok(()) => approved.insert(asset),
-            Err(why) => {
-                self.core.alarm(format!("the contract may not take the hub's tokens {asset}: {why}"));
-                return false;
-            }
-        };
-        true
+            tokio::time::sleep(PAUSE).await;
+        }
+        false
     }
 
     async fn fund(&self, asset: Asset, orders: Vec<(FundOrder, Amount)>, pending: &mut Pending) {
         let now = Instant::now();
-        let mut left = match self.chain.balance(asset, self.account).await {
+        let mut left = match self.balance(asset).await {
             Ok(balance) => balance,
             Err(error) => return self.core.alarm(format!("the hub's balance cannot be read: {error}")),
         };
@@ -496,6 +550,15 @@ impl Funding {
         let mut affordable = Vec::new();
         for (order, deposited) in orders {
             let account = AccountId { channel: self.core.domain.channel_id(&order.terms), asset };
+            // An earlier run may have sent a deposit that is on the ledger and not confirmed: one is enough.
+            match self.hub_deposit(account).await {
+                Some(there) if there > deposited => {
+                    pending.insert(account, (there, now));
+                    continue;
+                }
+                Some(_) => {}
+                None => continue,
+            }
             let amount = U256::from(order.amount.get());
             if amount > left {
                 self.core.alarm(format!(
@@ -514,7 +577,7 @@ impl Funding {
                 .iter()
                 .map(|order| AccountId { channel: self.core.domain.channel_id(&order.terms), asset })
                 .collect();
-            match self.submitter.submit(Order::new(packed.call).from(self.account)).await {
+            match self.send(packed.call).await {
                 Outcome::Mined(mined) => {
                     let refused: BTreeMap<usize, String> =
                         settlement::refused(&mined.events).map(|(i, refusal)| (i, refusal.to_string())).collect();
@@ -536,13 +599,59 @@ impl Funding {
             }
         }
     }
+
+    /// Sends a batch of deposits, again where nothing of it was sent: the books ask for collateral once, and a node that
+    /// does not answer is back soon.
+    async fn send(&self, call: Call) -> Outcome {
+        for _ in 1..FUND_ATTEMPTS {
+            match self.submitter.submit(Order::new(call.clone()).from(self.account)).await {
+                Outcome::NotSent { why } => {
+                    self.core.alarm(format!("a batch of deposits could not be sent: {why}"));
+                    tokio::time::sleep(PAUSE).await;
+                }
+                other => return other,
+            }
+        }
+        self.submitter.submit(Order::new(call).from(self.account)).await
+    }
+
+    async fn balance(&self, asset: Asset) -> Result<U256, ChainError> {
+        for _ in 1..FUND_ATTEMPTS {
+            match self.chain.balance(asset, self.account).await {
+                Ok(balance) => return Ok(balance),
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
+        self.chain.balance(asset, self.account).await
+    }
+
+    /// What the hub has deposited on the ledger, confirmed or not; none if the ledger does not say.
+    async fn hub_deposit(&self, account: AccountId) -> Option<Amount> {
+        for _ in 0..FUND_ATTEMPTS {
+            match self.chain.books(&account).await {
+                Ok(books) => return Some(books.hub_deposit),
+                Err(error) => self.core.alarm(format!("{account} cannot be read from the ledger: {error}")),
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        None
+    }
 }
 
 // ---- settling ------------------------------------------------------------------------------------------------------
 
+/// What is to be posted is what the books hold as agreed and the ledger has not: both are asked again whenever it is not
+/// known what became of a transaction, so that nothing has to be remembered and posting twice is posting once.
 struct Poster {
     core: Arc<Core>,
     submitter: Submitter,
+    /// To be sent now.
+    waiting: Vec<Posting>,
+    /// Accounts with agreed settlements that may or may not be on the ledger: left behind by an earlier run, taken out
+    /// by a reorganisation, or sent without an answer. They are looked at until the books have them as posted.
+    loose: BTreeSet<AccountId>,
+    /// What this run sent, while it may still be sent again by itself.
+    posted: BTreeMap<(AccountId, u64), TxHash>,
 }
 
 /// A settlement that both signed, on its way.
@@ -552,38 +661,79 @@ struct Posting {
 }
 
 impl Poster {
-    async fn run(self, mut agreed: mpsc::UnboundedReceiver<(AccountId, u64)>) -> Result<(), Ended> {
-        let mut waiting: Vec<Posting> = Vec::new();
-        let left_behind = self.left_behind().await?;
-        waiting.extend(self.orders(left_behind).await?);
+    async fn run(
+        mut self,
+        mut agreed: mpsc::UnboundedReceiver<(AccountId, u64)>,
+        mut taken_back: mpsc::UnboundedReceiver<AccountId>,
+    ) -> Result<(), Ended> {
+        earlier_transactions_are_over(&self.core, &self.submitter).await;
+        self.loose.extend(self.left_behind().await?);
         loop {
-            if waiting.is_empty() {
-                let mut batch = Vec::new();
-                if agreed.recv_many(&mut batch, POST_MAX).await == 0 {
+            self.look_again().await?;
+            let submitter = &self.submitter;
+            self.posted.retain(|_, tx_hash| submitter.is_aloft(*tx_hash));
+            self.post().await?;
+            let idle = self.waiting.is_empty() && self.loose.is_empty();
+            let (mut batch, mut reverted) = (Vec::new(), Vec::new());
+            tokio::select! {
+                count = agreed.recv_many(&mut batch, POST_MAX) => if count == 0 {
                     return Ok(());
-                }
-                waiting.extend(self.orders(batch).await?);
+                },
+                _ = taken_back.recv_many(&mut reverted, POST_MAX) => {}
+                () = tokio::time::sleep(PAUSE), if !idle => {}
             }
-            waiting = self.post(std::mem::take(&mut waiting)).await?;
-            if !waiting.is_empty() {
-                tokio::time::sleep(PAUSE).await;
-            }
+            self.loose.extend(reverted);
+            let orders = self.orders(batch).await?;
+            self.waiting.extend(orders);
         }
     }
 
-    /// Settlements that an earlier run agreed to and that the ledger has not overtaken.
-    async fn left_behind(&self) -> Result<Vec<(AccountId, u64)>, Ended> {
+    /// Finds what has to be sent for the accounts of which that is not known.
+    async fn look_again(&mut self) -> Result<(), Ended> {
+        if self.loose.is_empty() {
+            return Ok(());
+        }
+        let accounts = self.loose.clone();
+        let open = self.core.query(move |books| {
+            let open = |id: AccountId| {
+                let account = books.account(id)?;
+                let open = account.agreed.iter().map(|s| s.body().seq).filter(|seq| *seq > account.ledger.seq);
+                Some((id, open.collect::<Vec<_>>()))
+            };
+            accounts.into_iter().filter_map(open).filter(|(_, open)| !open.is_empty()).collect::<BTreeMap<_, _>>()
+        });
+        let open = open.await?;
+        self.core.barrier().await?;
+        self.loose.retain(|account| open.contains_key(account));
+        let mut missing = Vec::new();
+        for (account, seqs) in open {
+            let is_sent = |seq: &u64| self.posted.get(&(account, *seq)).is_some_and(|tx| self.submitter.is_aloft(*tx));
+            let is_waiting = |seq: &u64| self.waiting.iter().any(|posting| key_of(&posting.order) == (account, *seq));
+            let seqs: Vec<u64> = seqs.into_iter().filter(|seq| !is_sent(seq) && !is_waiting(seq)).collect();
+            if seqs.is_empty() {
+                continue;
+            }
+            match self.submitter.chain().books(&account).await {
+                Ok(there) => missing.extend(seqs.into_iter().filter(|s| *s > there.seq).map(|seq| (account, seq))),
+                Err(error) => self.core.alarm(format!("{account} cannot be read from the ledger: {error}")),
+            }
+        }
+        let orders = self.orders(missing).await?;
+        self.waiting.extend(orders);
+        Ok(())
+    }
+
+    /// Accounts with settlements that an earlier run agreed to and that the ledger has not overtaken.
+    async fn left_behind(&self) -> Result<Vec<AccountId>, Ended> {
         let found = self.core.query(|books| {
             let accounts = books.channels().values().flat_map(|channel| channel.accounts.values());
             let agreed = accounts.flat_map(|account| {
                 let open = account.agreed.iter().filter(|s| s.body().seq > account.ledger.seq);
-                open.map(|s| (s.body().account(), s.body().seq))
+                open.map(|s| s.body().account())
             });
             agreed.collect::<Vec<_>>()
         });
-        let found = found.await?;
-        self.core.barrier().await?;
-        Ok(found)
+        found.await
     }
 
     /// Both halves of each, with the channel's terms.
@@ -620,40 +770,62 @@ impl Poster {
         Ok(postings)
     }
 
-    /// Posts in as few transactions as fit; gives back what is to be tried again.
-    async fn post(&self, postings: Vec<Posting>) -> Result<Vec<Posting>, Ended> {
+    /// Posts what waits in as few transactions as fit.
+    async fn post(&mut self) -> Result<(), Ended> {
+        let postings = std::mem::take(&mut self.waiting);
         let attempts: BTreeMap<(AccountId, u64), u32> =
             postings.iter().map(|p| (key_of(&p.order), p.attempts + 1)).collect();
         let orders = postings.into_iter().map(|p| p.order).collect();
-        let mut again = Vec::new();
         for packed in settlement::settle(self.submitter.chain().adjudicator(), orders) {
             match self.submitter.submit(Order::new(packed.call)).await {
                 Outcome::Mined(mined) => {
                     let refused: BTreeMap<usize, String> =
                         settlement::refused(&mined.events).map(|(i, refusal)| (i, refusal.to_string())).collect();
                     for (i, order) in packed.orders.iter().enumerate() {
-                        self.tell(order, Some(mined.tx_hash), refused.get(&i).cloned().unwrap_or_default()).await?;
+                        match refused.get(&i) {
+                            Some(why) => self.refused(order, Some(mined.tx_hash), why.clone()).await?,
+                            None => {
+                                self.posted.insert(key_of(order), mined.tx_hash);
+                                self.tell(order, Some(mined.tx_hash), String::new()).await?;
+                            }
+                        }
                     }
                 }
                 Outcome::Reverted { refusal, .. } => {
                     for order in &packed.orders {
-                        self.tell(order, None, refusal.to_string()).await?;
+                        self.refused(order, None, refusal.to_string()).await?;
                     }
                 }
                 lost @ (Outcome::NotSent { .. } | Outcome::Unknown { .. }) => {
+                    let aloft = match &lost {
+                        Outcome::Unknown { tx_hashes } => tx_hashes.last().copied(),
+                        _ => None,
+                    };
                     let why = why(lost);
                     self.core.alarm(format!("settlements could not be posted: {why}"));
                     for order in packed.orders {
-                        let attempts = attempts.get(&key_of(&order)).copied().unwrap_or(POST_ATTEMPTS);
-                        match attempts < POST_ATTEMPTS {
-                            true => again.push(Posting { order, attempts }),
-                            false => self.tell(&order, None, why.clone()).await?,
+                        let key = key_of(&order);
+                        let attempts = attempts.get(&key).copied().unwrap_or(POST_ATTEMPTS);
+                        if aloft.is_none() && attempts < POST_ATTEMPTS {
+                            self.waiting.push(Posting { order, attempts });
+                            continue;
                         }
+                        // The member may post it himself now. It stays agreed: what is on its way may arrive, and what
+                        // is not is sent again when the ledger does not have it.
+                        self.posted.extend(aloft.map(|tx_hash| (key, tx_hash)));
+                        self.loose.insert(key.0);
+                        self.tell(&order, None, why.clone()).await?;
                     }
                 }
             }
         }
-        Ok(again)
+        Ok(())
+    }
+
+    /// The contract does not take it, now or later.
+    async fn refused(&mut self, order: &SettleOrder, transaction: Option<B256>, why: String) -> Result<(), Ended> {
+        self.loose.remove(&key_of(order).0);
+        self.tell(order, transaction, why).await
     }
 
     async fn tell(&self, order: &SettleOrder, transaction: Option<B256>, error: String) -> Result<(), Ended> {

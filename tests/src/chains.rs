@@ -23,7 +23,7 @@ use ledger::{AdjudicatorParameters, Ledger};
 use proto::{AccountId, Asset, Domain, Scheme};
 use serde_json::{Value, json};
 
-/// The chain id of every world: the one that the golden vectors are signed for, which is also anvil's own.
+/// The chain id of every world that does not ask for another: the one that the golden vectors are signed for, which is also anvil's own.
 pub const CHAIN_ID: u64 = 31_337;
 
 /// How the adjudicator of a world is deployed. Two vaults are enough to tell "the same" from "another".
@@ -92,8 +92,13 @@ impl World {
 
     /// A fresh anvil; voucher keys are of scheme 2, because only the embedded ledger verifies scheme 1.
     pub async fn anvil() -> World {
-        let anvil = Anvil::start();
-        let nowhere = Chain::connect(&anvil.url, Domain::new(CHAIN_ID, Address::ZERO), 0).expect("a loopback URL");
+        World::anvil_with_id(CHAIN_ID).await
+    }
+
+    /// A fresh anvil with an id of its own.
+    pub async fn anvil_with_id(chain_id: u64) -> World {
+        let anvil = Anvil::start(chain_id);
+        let nowhere = Chain::connect(&anvil.url, Domain::new(chain_id, Address::ZERO), 0).expect("a loopback URL");
         let deployer = Submitter::new(nowhere, people(), SubmitterConfig::local());
         let AdjudicatorParameters { challenge_period_min_s, challenge_period_max_s, shards } = PARAMETERS;
         let faucet = people()[Person::Anyone as usize].address();
@@ -101,7 +106,7 @@ impl World {
         let parameters =
             artifacts::Deployment { challenge_period_min_s, challenge_period_max_s, shards, home_asset: usdh };
         let adjudicator = create(&deployer, artifacts::adjudicator_creation(&parameters)).await;
-        let chain = Chain::connect(&anvil.url, Domain::new(CHAIN_ID, adjudicator), 0).expect("a loopback URL");
+        let chain = Chain::connect(&anvil.url, Domain::new(chain_id, adjudicator), 0).expect("a loopback URL");
         let world = World::with(Node::Anvil { _process: anvil }, chain, usdh, Scheme::Secp256k1).await;
         for person in &world.people {
             world.send(faucet, world.chain.mint(usdh, person.address(), U256::from(DOLLARS))).await;
@@ -178,7 +183,7 @@ impl World {
         let account = ledger::genesis::dev_accounts()[from as usize];
         let signer = PrivateKeySigner::from_slice(&account.secret).expect("developer keys are keys");
         let tx = TxEip1559 {
-            chain_id: CHAIN_ID,
+            chain_id: self.chain.chain_id(),
             nonce: self.chain.nonce(account.address).await.expect("the chain answers"),
             gas_limit: 2_000_000,
             max_fee_per_gas: 10_000_000_000,
@@ -246,7 +251,8 @@ impl World {
         self.rpc("anvil_setBalance", json!([address, wei])).await;
     }
 
-    async fn rpc(&self, method: &'static str, params: Value) -> Value {
+    /// Asks the node for something that only developer chains do.
+    pub async fn rpc(&self, method: &'static str, params: Value) -> Value {
         let answer = self.chain.provider().raw_request(method.into(), params).await;
         answer.unwrap_or_else(|error| panic!("{method}: {error}"))
     }
@@ -264,13 +270,13 @@ async fn create(submitter: &Submitter, code: Bytes) -> Address {
 
 impl Anvil {
     /// Starts the native binary, because the wrapper that npm installs beside it would be killed in its place.
-    fn start() -> Anvil {
+    fn start(chain_id: u64) -> Anvil {
         let binary = binary().unwrap_or_else(|| {
             panic!("anvil is not in tests/node_modules: run tests/run once, which installs it");
         });
         let mut command = Command::new(binary);
         command.args(["--host", "127.0.0.1", "--port", "0", "--hardfork", "cancun"]);
-        command.args(["--chain-id", &CHAIN_ID.to_string()]);
+        command.args(["--chain-id", &chain_id.to_string()]);
         let mut process = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -49,6 +49,8 @@ pub struct Disk {
 pub struct Town {
     world: World,
     chain: Chain,
+    /// The ledger as the hub reaches it; a story may put another way to it here while the hub is down.
+    pub hub_chain: Chain,
     /// The hub's disk; a story may put another one here while the hub is down.
     pub disk: Disk,
     hub: Option<Hub>,
@@ -56,6 +58,8 @@ pub struct Town {
     channels: Mutex<Vec<ChannelId>>,
     /// Makes blocks where deposits need confirmations.
     heart: Option<tokio::task::JoinHandle<()>>,
+    /// Held while the heart beats.
+    beating: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Amounts in base units.
@@ -85,11 +89,13 @@ impl Town {
         Town::with(world, chain).await
     }
 
-    async fn with(world: World, chain: Chain) -> Town {
-        let heart = (chain.confirmations() > 0).then(|| tokio::spawn(beat(chain.clone())));
+    /// A town on a world of the story's choice; everybody sees the ledger as `chain` does.
+    pub async fn with(world: World, chain: Chain) -> Town {
+        let beating = Arc::new(tokio::sync::Mutex::new(()));
+        let heart = (chain.confirmations() > 0).then(|| tokio::spawn(beat(chain.clone(), beating.clone())));
         let addr = SocketAddr::from(([127, 0, 0, 1], 0));
         let (disk, channels) = (Disk::default(), Mutex::default());
-        let mut town = Town { world, chain, disk, hub: None, addr, channels, heart };
+        let mut town = Town { world, hub_chain: chain.clone(), chain, disk, hub: None, addr, channels, heart, beating };
         town.endow(town.hub_config().account(), 1_000_000_000).await;
         town.start_hub().await;
         town
@@ -159,7 +165,7 @@ impl Town {
 
     /// Starts the hub with a configuration that a story changed.
     pub async fn start_hub_with(&mut self, config: HubConfig) -> Result<(), hub::StartError> {
-        let hub = Hub::start(config, self.chain.clone()).await?;
+        let hub = Hub::start(config, self.hub_chain.clone()).await?;
         self.addr = hub.addr();
         self.hub = Some(hub);
         Ok(())
@@ -242,7 +248,8 @@ impl Town {
         (terms, key)
     }
 
-    fn note_channel(&self, channel: ChannelId) {
+    /// Counts a channel among those whose money must agree with the hub's books.
+    pub fn note_channel(&self, channel: ChannelId) {
         self.channels.lock().unwrap_or_else(PoisonError::into_inner).push(channel);
     }
 
@@ -270,6 +277,11 @@ impl Town {
     pub async fn send_as_hub(&self, call: Call) {
         let sender = Submitter::new(self.chain.clone(), vec![hub::account_key(&HUB_SEED, 0)], SubmitterConfig::local());
         sender.submit(Order::new(call)).await.mined().expect("a call that must succeed");
+    }
+
+    /// While this is held, blocks are made by transactions and by the story only.
+    pub async fn still(&self) -> tokio::sync::OwnedMutexGuard<()> {
+        self.beating.clone().lock_owned().await
     }
 
     /// Dollars of an address.
@@ -379,9 +391,10 @@ pub async fn event<T>(
     tokio::time::timeout(PATIENCE, wait).await.expect("the event comes")
 }
 
-async fn beat(chain: Chain) {
+async fn beat(chain: Chain, beating: Arc<tokio::sync::Mutex<()>>) {
     loop {
         tokio::time::sleep(Duration::from_millis(50)).await;
+        let _beat = beating.lock().await;
         // The node ends before this task when a story is over.
         let _: Result<Value, _> = chain.provider().raw_request("evm_mine".into(), json!([])).await;
     }

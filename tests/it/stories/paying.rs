@@ -57,7 +57,7 @@ async fn a_channel_lives_from_opening_to_close(mut town: Town) {
 }
 
 /// Waits until everything that a member holds is posted at a close.
-pub(super) async fn proven(town: &Town, member: &Client) {
+pub(crate) async fn proven(town: &Town, member: &Client) {
     let account = town.account(member.channel().await.expect("runs").expect("open"));
     let balance = member.balance(town.usdh()).await.expect("runs");
     town.until("the evidence is posted", || async move {

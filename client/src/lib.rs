@@ -33,6 +33,7 @@
 
 mod error;
 mod event;
+pub mod exit;
 mod guard;
 mod info;
 mod meter;
@@ -69,6 +70,7 @@ pub use pay::{NewPayment, Pay, PayMany, Payee, Payer, Ticket};
 pub use proto::member::{Balance, Limits, Misbehaviour};
 pub use wallet::{HistoryEntry, HistoryKind};
 
+use exit::{ExitKit, KitFile};
 use info::Desk;
 use owner::{Guarded, Inbox, Input, Owner, Reading, Reply};
 use wallet::{Counter, Wallet};
@@ -85,6 +87,8 @@ const RESOLVE_WAIT: Duration = Duration::from_secs(5);
 pub(crate) const PAY_WAIT: Duration = Duration::from_secs(30);
 /// Names that are remembered; when full they are looked up anew.
 const NAMES_MAX: usize = 65_536;
+/// The exit kit in the store's folder; see [`exit`].
+pub const KIT_FILE: &str = "exit-kit.json";
 /// Time between looks at something that is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -337,6 +341,8 @@ impl Builder {
             (Some(folder), _) => Counter::File(folder.with_extension("counter")),
             (None, _) => Counter::Memory,
         };
+        let kit = self.store.as_ref().map(|folder| KitFile::at(folder.join(KIT_FILE))).transpose();
+        let kit = kit.map_err(|e| Error::Store(format!("the exit kit's thread: {e}")))?;
         let wallet = Wallet::open(store, counter, *chain.domain(), key.clone(), self.limits)?;
         let desk = Arc::new(Desk::new(hub, url.clone(), chain.clone(), genesis));
         // What the hub no longer offers is watched all the same.
@@ -359,6 +365,7 @@ impl Builder {
             window: self.window,
             submitter: submitter.clone(),
             runtime: tokio::runtime::Handle::current(),
+            kit,
         };
         let owner = Owner::new(wallet, config, events.clone(), has_channel_tx, guarded_tx);
         spawn_owner(owner, inputs)?;
@@ -578,6 +585,14 @@ impl Client {
     /// What can be shown to the ledger for an account: for another watchtower, or a backup.
     pub async fn evidence(&self, asset: Asset) -> Result<Option<proto::member::Evidence>, Error> {
         self.read(move |w, _| w.member().and_then(|m| m.evidence(asset))).await
+    }
+
+    /// Everything that gets the money out without the hub and without this store, as it stands now. The same is kept in
+    /// the store's folder as [`KIT_FILE`].
+    pub async fn exit_kit(&self) -> Result<ExitKit, Error> {
+        let domain = *self.chain().domain();
+        let parts = self.read(move |w, _| w.member().map(|m| exit::Parts::of(&domain, m))).await?;
+        Ok(parts.ok_or(Error::NoChannel)?.assemble())
     }
 
     /// What became of a payment of this client.

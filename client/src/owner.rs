@@ -23,6 +23,7 @@ use v1::hub_message::Kind as FromHub;
 
 use crate::error::Error;
 use crate::event::{Event, ReceivedPayment};
+use crate::exit::{KitFile, Parts};
 use crate::session::message;
 use crate::wallet::Wallet;
 
@@ -164,6 +165,8 @@ pub(crate) struct Config {
     pub submitter: Submitter,
     /// Where transactions are sent from.
     pub runtime: tokio::runtime::Handle,
+    /// The member's way out, kept beside the store.
+    pub kit: Option<KitFile>,
 }
 
 pub(crate) struct Owner {
@@ -293,11 +296,13 @@ impl Owner {
             }
             if let Some(reply) = stop {
                 self.link = None;
+                self.end_kit();
                 // Whoever asked may not wait for the answer.
                 let _ = reply.send(self.wallet.close());
                 return;
             }
         }
+        self.end_kit();
         if let Err(error) = self.wallet.close() {
             tracing::error!(%error, "the store could not be closed cleanly");
         }
@@ -403,7 +408,14 @@ impl Owner {
     /// Takes a step: its records go to the next write, its events to whom they concern.
     fn take(&mut self, step: Step) {
         self.evidence_changed |= step.records.iter().any(|r| {
-            matches!(r, member::Record::Accepted { .. } | member::Record::HubVoucher(_) | member::Record::Adopted(_))
+            use member::Record as R;
+            match r {
+                R::Accepted { .. } | R::HubVoucher(_) | R::Adopted(_) | R::Ledger { .. } | R::Countersigned { .. } => {
+                    true
+                }
+                R::Pinned(_) | R::Signed(_) | R::Refused { .. } | R::Credited { .. } | R::Delivered { .. } => false,
+                R::Agreed(_) => false,
+            }
         });
         for event in self.wallet.take(step) {
             self.on_member_event(event);
@@ -976,6 +988,17 @@ impl Owner {
         let Some(member) = self.wallet.member() else { return };
         let evidence = member.assets().into_iter().filter_map(|asset| Some((asset, member.evidence(asset)?))).collect();
         self.guarded.send_replace(Guarded { terms: Some(member.terms().clone()), evidence });
+        if let Some(kit) = &self.config.kit {
+            kit.offer(Parts::of(self.config.submitter.chain().domain(), member));
+        }
+    }
+
+    /// Leaves the kit as the store is left.
+    fn end_kit(&mut self) {
+        if std::mem::take(&mut self.evidence_changed) {
+            self.publish_evidence();
+        }
+        self.config.kit = None;
     }
 }
 

@@ -36,6 +36,8 @@ sol! {
 
 /// How long one request to a node may take: longer than any node needs for a full range of logs.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Blocks over which the block time is measured.
+const BLOCK_TIME_SAMPLE: u64 = 256;
 /// Decimals of every EVM chain's own coin.
 const NATIVE_DECIMALS: u8 = 18;
 
@@ -143,6 +145,17 @@ pub struct Fees {
     pub base_fee_wei: u128,
     /// What the node suggests on top.
     pub priority_fee_wei: u128,
+}
+
+/// How fast a chain is and how much fits into its blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// Most gas of a block.
+    pub block_gas_limit: u64,
+    /// Seconds from block to block, on the average of the last 256, rounded up.
+    pub block_time_s: u64,
+    /// What it asks now.
+    pub fees: Fees,
 }
 
 /// A transaction that is in a block.
@@ -439,6 +452,40 @@ impl Chain {
         let base_fee = header.and_then(|header| header.inner.base_fee_per_gas).unwrap_or_default();
         let priority = self.provider.get_max_priority_fee_per_gas().await.map_err(|e| self.failed(e))?;
         Ok(Fees { base_fee_wei: u128::from(base_fee), priority_fee_wei: priority })
+    }
+
+    /// How fast the chain is, how much fits into its blocks, and what it asks now.
+    pub async fn pace(&self) -> Result<Pace, ChainError> {
+        let head = self.header(BlockId::latest()).await?;
+        let head = head.ok_or_else(|| self.nonsense("the newest block", "there is none"))?.inner;
+        let past = head.number.saturating_sub(BLOCK_TIME_SAMPLE);
+        let earlier_s = self.block(past).await?.map_or(head.timestamp, |block| block.time_s);
+        let passed_s = head.timestamp.saturating_sub(earlier_s);
+        Ok(Pace {
+            block_gas_limit: head.gas_limit,
+            block_time_s: passed_s.div_ceil(head.number.saturating_sub(past).max(1)),
+            fees: self.fees().await?,
+        })
+    }
+
+    /// What the node calls itself, as in `payhub/0.1.0` or `Geth/v1.14`.
+    pub async fn client_version(&self) -> Result<String, ChainError> {
+        self.provider.get_client_version().await.map_err(|e| self.failed(e))
+    }
+
+    /// The adjudicator's events about one channel from the first block on, in order: its terms, and every asset in it.
+    /// Nodes of long chains may refuse to look that far back.
+    pub async fn events_of_channel(&self, channel: ChannelId) -> Result<Vec<LedgerEvent>, ChainError> {
+        let filter = Filter::new().address(self.adjudicator.address()).from_block(0).topic1(channel.0);
+        let mut logs = self.provider.get_logs(&filter).await.map_err(|e| self.failed(e))?;
+        logs.sort_by_key(|log| (log.block_number, log.log_index));
+        let mut events = Vec::with_capacity(logs.len());
+        for log in &logs {
+            let number = log.block_number.ok_or_else(|| self.nonsense("logs", "a log without a block"))?;
+            let at = self.block(number).await?.ok_or_else(|| self.nonsense("logs", "a log of an unknown block"))?;
+            events.push(LedgerEvent::decode(log, &at)?);
+        }
+        Ok(events)
     }
 
     /// Transactions that an address has sent, those that wait included.

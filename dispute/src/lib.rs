@@ -9,6 +9,7 @@
 //! - [`cursor`]: the ledger's events, each exactly once, through reorganisations, restarts and outages.
 //! - [`submitter`]: sending transactions with several keys until they are mined or refused.
 //! - [`settlement`]: packing many entries into few transactions.
+//! - [`gas`]: what operations were measured to take; [`exit_plan`]: what a mass exit takes, and the challenge period it needs.
 //! - [`watchtower`]: answering a close with everything that is held, in time.
 //!
 //! The cursor and the watchtower are state machines without I/O; their drivers ([`cursor::follow`],
@@ -19,8 +20,10 @@ pub mod adjudicator;
 pub mod artifacts;
 pub mod chain;
 pub mod cursor;
+pub mod exit_plan;
 #[cfg(test)]
 mod fake_node;
+pub mod gas;
 pub mod settlement;
 pub mod submitter;
 pub mod watchtower;

@@ -36,6 +36,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use alloy_primitives::{Address, B256, keccak256};
+use dispute::exit_plan::challenge_period_needed_s;
 use dispute::submitter::{AccountKey, Submitter, SubmitterConfig};
 use dispute::{Chain, ChainError};
 use proto::books::{Ask, Books, Policy, Refusal};
@@ -60,15 +61,9 @@ use crate::rpc::{MemberService, OperatorService};
 use crate::sequencer::{Command, Sequencer};
 use crate::server::Caps;
 
-/// Time that people need to notice and react, seconds: the largest part of a challenge period outside development.
-pub const PEOPLE_TIME_S: u64 = 24 * 3600;
 /// How far a member's view of the ledger may lag behind the hub's, seconds: members agree to a longest validity from the
 /// head that they know, so that proposals stay this much below it.
 const VALIDITY_SLACK_S: u64 = 600;
-/// Time to include the responses of a mass exit, seconds.
-pub const MASS_EXIT_TIME_S: u64 = 3600;
-/// Blocks over which the block time is measured.
-const BLOCK_TIME_SAMPLE: u64 = 256;
 
 /// Where the hub keeps its journal and index.
 #[derive(Debug)]
@@ -681,23 +676,10 @@ async fn check_ledger(config: &HubConfig, chain: &Chain) -> Result<(), StartErro
     if config.development {
         return Ok(());
     }
-    let head = chain.head().await?;
-    let past = head.number.saturating_sub(BLOCK_TIME_SAMPLE);
-    let earlier = chain.block(past).await?.map_or(head.time_s, |block| block.time_s);
-    let block_time_s = head.time_s.saturating_sub(earlier).div_ceil(head.number.saturating_sub(past).max(1));
-    let needed = challenge_period_needed_s(chain.confirmations(), block_time_s);
+    // The store is not open yet: what the chain needs at least, however many channels there are.
+    let needed = challenge_period_needed_s(0, &chain.pace().await?, chain.confirmations());
     match u64::from(given) >= needed {
         true => Ok(()),
         false => Err(StartError::ChallengePeriodTooShort { given, needed }),
     }
-}
-
-/// The shortest challenge period that leaves time to respond: two reorganisations' depth, the inclusion of all
-/// responses of a mass exit, and people.
-pub fn challenge_period_needed_s(confirmations: u64, block_time_s: u64) -> u64 {
-    confirmations
-        .saturating_mul(2)
-        .saturating_mul(block_time_s)
-        .saturating_add(MASS_EXIT_TIME_S)
-        .saturating_add(PEOPLE_TIME_S)
 }

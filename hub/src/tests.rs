@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alloy_primitives::{Address, B256};
+use dispute::chain::{Fees, Pace};
 use proto::account::{Status, Totals};
 use proto::books::LedgerUpdate;
 use proto::frame::LaneTip;
@@ -24,7 +25,7 @@ use tonic::transport::Channel;
 mod on_a_ledger;
 
 use crate::sequencer::Command;
-use crate::{AssetPolicy, Hub, HubConfig, StartError, StoreAt, challenge_period_needed_s};
+use crate::{AssetPolicy, Hub, HubConfig, StartError, StoreAt};
 
 const SEED: [u8; 32] = [7; 32];
 const GENESIS: B256 = B256::repeat_byte(3);
@@ -744,7 +745,9 @@ async fn a_port_that_is_taken_is_named() {
 fn one_second_challenge_period_not_served() {
     let day = 24 * 3600;
     for (confirmations, block_time_s, least) in [(0, 1, day), (0, 12, day), (64, 12, day + 64 * 2 * 12)] {
-        let needed = challenge_period_needed_s(confirmations, block_time_s);
+        let fees = Fees { base_fee_wei: 0, priority_fee_wei: 0 };
+        let pace = Pace { block_gas_limit: 30_000_000, block_time_s, fees };
+        let needed = dispute::exit_plan::challenge_period_needed_s(0, &pace, confirmations);
         assert!(needed > least && needed > 1);
         assert!(needed <= 26 * 3600, "the default period is served on such a chain");
     }

@@ -62,6 +62,14 @@ pub enum Command {
     Settle(Settle),
     /// Closes an account and pays it out.
     Close(Close),
+    /// Writes a member's exit kit: one file that gets the money out without hub and store.
+    ExitKit(ExitKit),
+    /// Gets the money of an exit kit out of its channel; runs again where it was stopped.
+    Exit(Exit),
+    /// Says in plain words what is pending in a channel, who must act by when, what it costs and where the money goes.
+    Explain(Explain),
+    /// Plans that all channels leave at once: gas, blocks, time and money; an alarm where the challenge period is too short.
+    PlanExit(PlanExit),
     /// Watches the ledger in a member's name and answers closes that hide what he is owed.
     Watch(Watch),
 }
@@ -447,4 +455,66 @@ pub struct Watch {
     pub member: String,
     #[command(flatten)]
     pub at: Where,
+}
+
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// The member, or a channel id, of which only what the ledger knows is told.
+    #[arg(value_name = "NAME|CHANNEL")]
+    pub who: String,
+    /// The adjudicator's address, for a channel id. Default: the predeployed one of an embedded ledger.
+    #[arg(long)]
+    pub adjudicator: Option<alloy_primitives::Address>,
+    #[command(flatten)]
+    pub at: Where,
+}
+
+#[derive(Debug, Args)]
+pub struct PlanExit {
+    /// The ledger's JSON-RPC.
+    #[arg(long, env = "PAYHUB_RPC", default_value = "http://127.0.0.1:7445")]
+    pub rpc: String,
+    /// The hub, as in http://127.0.0.1:7440, whose challenge period is checked. One that is too short is no failure: the
+    /// last line begins with ALARM, and with --json `alarm` is true.
+    #[arg(long, env = "PAYHUB_HUB")]
+    pub hub: Option<String>,
+    /// The hub's operator endpoint, as in http://127.0.0.1:7441, whose accounts that are not final are counted.
+    #[arg(long)]
+    pub operator: Option<String>,
+    /// So many channels with one account each instead of those of a hub.
+    #[arg(long, value_name = "N")]
+    pub channels: Option<u64>,
+    /// The challenge period to check, seconds, instead of the hub's.
+    #[arg(long, value_name = "SECONDS")]
+    pub challenge_period: Option<u32>,
+    /// Seconds between blocks. Default: the average of the last 256 blocks, which says little where blocks come on demand.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub block_time: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub struct ExitKit {
+    /// The member.
+    pub member: String,
+    /// Where to write it; an older file is replaced.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub at: Where,
+}
+
+#[derive(Debug, Args)]
+pub struct Exit {
+    /// The exit kit.
+    pub file: PathBuf,
+    /// The ledger's JSON-RPC, as in http://127.0.0.1:7445.
+    #[arg(long, env = "PAYHUB_RPC")]
+    pub rpc: String,
+    /// A file with the secret of any account that has coins for gas: 64 hexadecimal digits, or a member's own `secret`;
+    /// `-` for standard input. The money does not go to this account.
+    #[arg(long, value_name = "FILE")]
+    pub key: String,
+    /// Does not wait for the challenge period; run the same command again after it.
+    #[arg(long)]
+    pub no_wait: bool,
 }

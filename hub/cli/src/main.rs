@@ -4,12 +4,15 @@ mod args;
 mod chain;
 mod demo;
 mod dev;
+mod exit;
+mod explain;
 mod failure;
 mod home;
 mod ledger_bench;
 mod ledger_verify;
 mod members;
 mod output;
+mod plan_exit;
 mod run_hub;
 mod run_ledger;
 mod verbs;
@@ -64,6 +67,10 @@ async fn command(command: Command, out: Output) -> Result<(), Failure> {
             Ok(())
         }
         Command::Faucet(args) => members::faucet(args, out).await,
+        Command::ExitKit(args) => exit::exit_kit(args, out).await,
+        Command::Exit(args) => exit::exit(args, out).await,
+        Command::Explain(args) => explain::run(args, out).await,
+        Command::PlanExit(args) => plan_exit::run(args, out).await,
         Command::Watch(args) => members::watch(args, out).await,
         Command::Open(a) => members::run(&a.from, &a.at, a.scheme, Request::Open { amount: a.amount }, out).await,
         Command::Fund(a) => members::run(&a.from, &a.at, None, Request::Fund { amount: a.amount }, out).await,

@@ -84,7 +84,7 @@ pub async fn run(
 }
 
 /// Opens the member's own store for one request.
-async fn alone(
+pub async fn alone(
     home: &MemberHome,
     at: &Where,
     scheme: Option<SchemeArg>,
@@ -243,7 +243,8 @@ pub async fn faucet(args: args::Faucet, out: Output) -> Result<(), Failure> {
     Ok(())
 }
 
-fn any_rpc(data_dir: &Path) -> Option<String> {
+/// The ledger that some member of a folder uses.
+pub fn any_rpc(data_dir: &Path) -> Option<String> {
     configs(data_dir).into_iter().find_map(|config| config.rpc)
 }
 
@@ -267,7 +268,12 @@ fn title(request: &Request) -> &'static str {
         Request::Fund { .. } => "depositing",
         Request::Withdraw { .. } | Request::Settle { .. } => "settling",
         Request::Close { .. } => "closing",
-        Request::Balance | Request::Channels | Request::History { .. } | Request::Events { .. } => "asking",
+        Request::Balance
+        | Request::Channels
+        | Request::History { .. }
+        | Request::Events { .. }
+        | Request::Explain { .. }
+        | Request::ExitKit => "asking",
     }
 }
 
@@ -339,6 +345,9 @@ fn show(request: &Request, value: &Value, out: Output) {
             let keys = ["asset", "how", "withdrawn_in_all", "deadline"];
             out.table(&keys, rows(value, "closed", &keys));
         }
+        Request::Explain { .. } => crate::explain::show(value, out),
+        // It is shown by the command that asked for it.
+        Request::ExitKit => {}
     }
 }
 

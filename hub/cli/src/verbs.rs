@@ -39,6 +39,11 @@ pub async fn handle(client: Client, name: String, request: Request, sink: Sink) 
         Request::Events { follow } => events(&client, &name, follow, &sink).await,
         Request::Settle { asset } => settle(&client, asset.as_deref(), &sink).await,
         Request::Close { asset, unilateral } => close(&client, asset.as_deref(), unilateral, &sink).await,
+        Request::Explain { hub } => crate::explain::of_wallet(&client, &name, hub.as_deref()).await,
+        Request::ExitKit => {
+            let kit = client.exit_kit().await.map_err(|e| failure(&e))?;
+            Ok(json!({ "ok": true, "kit": kit }))
+        }
     }
 }
 

@@ -43,6 +43,10 @@ pub enum Request {
     Settle { asset: Option<String> },
     /// Close and pay out.
     Close { asset: Option<String>, unilateral: bool },
+    /// What stands, in words; the hub's address tells whose the ledger node is.
+    Explain { hub: Option<String> },
+    /// The way out without hub and store.
+    ExitKit,
 }
 
 /// What comes back.

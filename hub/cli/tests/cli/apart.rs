@@ -152,7 +152,7 @@ impl Apart {
     }
 
     /// Turns the ledger's clock forward.
-    fn pass_time(&self, seconds: u64) {
+    pub fn pass_time(&self, seconds: u64) {
         use alloy::providers::Provider;
         let chain = self.chain();
         let turned = async {

@@ -17,5 +17,7 @@ mod bad_input;
 mod cast;
 mod demo;
 mod dev;
+mod exit;
+mod explain;
 mod kills;
 mod world;

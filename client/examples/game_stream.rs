@@ -1,5 +1,5 @@
 //! A game loop that meters by the frame: `game_stream HUB NODE ADJUDICATOR SEED PAYEE`. Sixty times a second it adds a
-//! few base units; the meter pays them in the background, many additions in one payment, and never more than its cap.
+//! few ticks; the client pays them in the background, by a hash each, and never more than the cap.
 
 use std::time::Duration;
 
@@ -22,20 +22,19 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     if client.channel().await?.is_none() {
         client.open(asset.asset, asset.deposit_min.max(Amount::new(10_000_000))).await?;
     }
-    let meter = client.payer(payee.as_str(), asset.asset).await?.meter(Duration::from_millis(50), 1_000_000);
+    // One signature opens a stream of up to 2,048 ticks; each tick is a hash.
+    let meter = client.stream(payee.as_str(), asset.asset).rate(Amount::new(10)).cap(100_000).await?;
     let mut frames = tokio::time::interval(Duration::from_micros(16_667));
     for frame in 0..600u64 {
         frames.tick().await;
-        // One base unit a frame, and a power-up now and then.
+        // One tick a frame, and a power-up now and then.
         if let Err(full) = meter.add(if frame % 60 == 0 { 25 } else { 1 }) {
             println!("{full}");
             break;
         }
     }
-    while meter.paid() + meter.failed() < meter.added() {
-        frames.tick().await;
-    }
-    println!("{} base units paid, {} failed", meter.paid(), meter.failed());
+    let metered = meter.finish().await?;
+    println!("{} ticks added, {} paid", metered.added, metered.paid);
     client.shutdown().await?;
     Ok(())
 }

@@ -135,6 +135,14 @@ pub enum Error {
         /// Whether a retry may succeed.
         retryable: bool,
     },
+    /// A stream ended before all that was added to its meter was paid.
+    #[error("the stream stopped after {} of {} ticks: {why}", metered.paid, metered.added)]
+    StreamStopped {
+        /// What happened.
+        why: String,
+        /// What it came to.
+        metered: crate::stream::Metered,
+    },
     /// The payment waited too long before it was signed.
     #[error("payment {id} was not sent in time; nothing was signed")]
     TimedOut {

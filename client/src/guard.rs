@@ -245,7 +245,7 @@ async fn supply(tower: &TowerHandle, terms: &ChannelTerms, mut guarded: watch::R
             if known.is_none() && tower.watch(terms.clone(), asset).await.is_err() {
                 continue;
             }
-            let lanes = evidence.lanes.iter().cloned().map(Claim::Member);
+            let lanes = evidence.lanes.iter().cloned().map(Claim::from);
             let claims = lanes.chain(evidence.hub.iter().cloned().map(Claim::Hub));
             for claim in claims {
                 if let Err(error) = tower.offer(claim).await {

@@ -36,10 +36,10 @@ mod event;
 pub mod exit;
 mod guard;
 mod info;
-mod meter;
 mod owner;
 mod pay;
 mod session;
+mod stream;
 mod wallet;
 
 use std::collections::{HashMap, HashSet};
@@ -64,10 +64,10 @@ use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 pub use error::{Error, Outcome};
 pub use event::{Event, ReceivedPayment};
 pub use info::{AssetInfo, Info};
-pub use meter::{Meter, MeterError};
 pub use owner::Paid;
 pub use pay::{NewPayment, Pay, PayMany, Payee, Payer, Ticket};
 pub use proto::member::{Balance, Limits, Misbehaviour};
+pub use stream::{Meter, MeterError, Metered, NewStream};
 pub use wallet::{HistoryEntry, HistoryKind};
 
 use exit::{ExitKit, KitFile};
@@ -365,6 +365,8 @@ impl Builder {
             window: self.window,
             submitter: submitter.clone(),
             runtime: tokio::runtime::Handle::current(),
+            hub: desk.hub.clone(),
+            inbox: inbox.downgrade(),
             kit,
         };
         let owner = Owner::new(wallet, config, events.clone(), has_channel_tx, guarded_tx);

@@ -24,8 +24,13 @@ use v1::hub_message::Kind as FromHub;
 use crate::error::Error;
 use crate::event::{Event, ReceivedPayment};
 use crate::exit::{KitFile, Parts};
-use crate::session::message;
+use crate::session::{Hub, message};
 use crate::wallet::Wallet;
+
+mod streams;
+
+pub(crate) use streams::StreamOrder;
+use streams::Streams;
 
 pub(crate) type Inbox = mpsc::Sender<Input>;
 type Out = mpsc::UnboundedSender<v1::ClientMessage>;
@@ -67,6 +72,20 @@ pub(crate) enum Input {
     Pay(PayOrder),
     Abandon {
         job: u64,
+    },
+    Stream(StreamOrder),
+    /// A meter has counted: what it asks for is looked at in every round.
+    MeterMoved,
+    EndStream {
+        job: u64,
+        reply: Option<Reply<()>>,
+    },
+    /// The hub's answer about ticks of an earlier session.
+    TicksProof {
+        asset: Asset,
+        lane: u32,
+        index: u32,
+        answer: Box<v1::GetPaymentResponse>,
     },
     Settle {
         asset: Asset,
@@ -163,8 +182,11 @@ pub(crate) struct Config {
     /// Frames of one lane that wait for an answer.
     pub window: usize,
     pub submitter: Submitter,
-    /// Where transactions are sent from.
+    /// Where transactions are sent from, and questions that wait for an answer.
     pub runtime: tokio::runtime::Handle,
+    pub hub: Hub,
+    /// Where their answers go; weak, because the owner ends with the last of those who ask it.
+    pub inbox: mpsc::WeakSender<Input>,
     /// The member's way out, kept beside the store.
     pub kit: Option<KitFile>,
 }
@@ -178,6 +200,7 @@ pub(crate) struct Owner {
     queued: usize,
     jobs: HashMap<u64, Job>,
     in_flight: HashMap<PaymentId, Queued>,
+    streams: Streams,
     asks: BTreeMap<u64, Asked>,
     next_ask: u64,
     /// Proposals that wait for what the hub saw first.
@@ -253,6 +276,7 @@ impl Owner {
             jobs: HashMap::new(),
             failed: None,
             in_flight: HashMap::new(),
+            streams: Streams::default(),
             asks: BTreeMap::new(),
             next_ask: 1,
             proposals: Vec::new(),
@@ -322,6 +346,10 @@ impl Owner {
             }
             Input::Pay(order) => self.on_pay(order),
             Input::Abandon { job } => self.on_abandon(job),
+            Input::Stream(order) => self.on_stream(order),
+            Input::MeterMoved => {}
+            Input::EndStream { job, reply } => self.on_end_stream(job, reply),
+            Input::TicksProof { asset, lane, index, answer } => self.on_ticks_proof(asset, lane, index, *answer),
             Input::Settle { asset, ask, reply } => self.on_settle(asset, ask, reply),
             Input::Rebase { asset, reply } => {
                 let result = self.with_member(|m| Ok(m.rebase(asset))).map(|step| self.take(step));
@@ -353,6 +381,7 @@ impl Owner {
             self.on_proposal(&proposal, until);
         }
         self.pump();
+        self.pump_streams();
         self.note_unbacked();
         if let Some(error) = self.failed.take() {
             return Err(error);
@@ -413,8 +442,10 @@ impl Owner {
                 R::Accepted { .. } | R::HubVoucher(_) | R::Adopted(_) | R::Ledger { .. } | R::Countersigned { .. } => {
                     true
                 }
+                R::Opened { .. } | R::Folded { .. } => true,
                 R::Pinned(_) | R::Signed(_) | R::Refused { .. } | R::Credited { .. } | R::Delivered { .. } => false,
-                R::Agreed(_) => false,
+                R::Opening { .. } | R::NotOpened { .. } | R::Revealed { .. } | R::TicksRefused { .. } => false,
+                R::Folding(_) | R::Agreed(_) => false,
             }
         });
         for event in self.wallet.take(step) {
@@ -553,8 +584,9 @@ impl Owner {
     fn on_member_event(&mut self, event: member::Event) {
         let told = match event {
             member::Event::Paid { id, asset, payee, amount, fee, credit } => {
-                if let Some(queued) = self.in_flight.remove(&id) {
-                    self.finish(queued, Ok(Paid { id, fee, credit }));
+                match self.in_flight.remove(&id) {
+                    Some(queued) => self.finish(queued, Ok(Paid { id, fee, credit })),
+                    None => self.on_ticks_paid(id, amount),
                 }
                 Event::Paid { id, asset, payee, amount, fee }
             }
@@ -563,6 +595,16 @@ impl Owner {
                 self.on_refused(payments, asset, &Refusal { reason, message, retryable, pause });
                 return;
             }
+            member::Event::Opened { stream, .. } => return self.on_stream_opened(stream),
+            member::Event::NotOpened { stream, reason, message, retryable, retry_after_ms, .. } => {
+                let refusal = Refusal { reason, message, retryable, pause: streams::pause(retry_after_ms) };
+                return self.on_stream_refused(stream, stream.payment(0), refusal);
+            }
+            member::Event::TicksRefused { stream, index, reason, message, retryable, retry_after_ms, .. } => {
+                let refusal = Refusal { reason, message, retryable, pause: streams::pause(retry_after_ms) };
+                return self.on_stream_refused(stream, stream.payment(index), refusal);
+            }
+            member::Event::TicksUnproven { asset, lane, index } => return self.ask_ticks(asset, lane, index),
             member::Event::Received { asset, credit } => {
                 let payments = credit.payments.into_iter();
                 let payments = payments.map(|p| ReceivedPayment { id: p.id, amount: p.amount, note: p.note });
@@ -706,9 +748,7 @@ impl Owner {
         self.send(ToHub::Window(v1::CreditWindow { more: CREDIT_WINDOW }));
         self.window_owed = 0;
         let again = self.wallet.member_mut().map(Member::resend).unwrap_or_default();
-        for (tag, frame) in again {
-            self.send(ToHub::Frame(wire::frame_message(tag, &frame)));
-        }
+        self.send_again(again);
         let undelivered = self.wallet.member().map(Member::undelivered).unwrap_or_default();
         self.catching_up = undelivered.iter().map(|(asset, payee, _)| (*asset, *payee)).collect();
         for (asset, payee, credit) in undelivered {
@@ -738,6 +778,14 @@ impl Owner {
             }
             FromHub::Refused(m) => {
                 let step = self.wallet.member_mut().map(|member| member.refused(&m));
+                self.take_from_hub(step);
+            }
+            FromHub::StreamOpened(m) => {
+                let step = self.wallet.member_mut().map(|member| member.opened(&m));
+                self.take_from_hub(step);
+            }
+            FromHub::TickRefused(m) => {
+                let step = self.wallet.member_mut().map(|member| member.ticks_refused(&m));
                 self.take_from_hub(step);
             }
             FromHub::Credited(m) => self.on_credited(m),

@@ -15,6 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use alloy_primitives::Bytes;
 use proto::member::{self, Limits, Member, Record, State, Step};
+use proto::wire::TicksAccepted;
 use proto::{Amount, Asset, ChannelId, ChannelTerms, Domain, Payment, PaymentId, SecretKey};
 use serde::{Deserialize, Serialize};
 use storage::{Batch, Store, Table};
@@ -368,7 +369,11 @@ impl Wallet {
                 self.waiting.insert(place, frame.payments.clone());
             }
             Record::Refused { asset, lane, cumulative } => drop(self.waiting.remove(&(*asset, *lane, *cumulative))),
-            Record::Accepted { asset, frames, .. } => {
+            Record::Accepted { asset, frames, ticks, .. } => {
+                for p in ticks.iter().filter_map(TicksAccepted::payment) {
+                    let (id, payee, amount, fee, note) = (p.id, p.payee, p.amount, p.fee, p.note);
+                    self.enter(at_ms, *asset, HistoryKind::Sent { id, payee, amount, fee, note });
+                }
                 for (lane, cumulative) in frames {
                     for p in self.waiting.remove(&(*asset, *lane, *cumulative)).unwrap_or_default() {
                         let (id, payee, amount, fee, note) = (p.id, p.payee, p.amount, p.fee, p.note);
@@ -395,6 +400,13 @@ impl Wallet {
             | Record::Adopted(_)
             | Record::HubVoucher(_)
             | Record::Delivered { .. }
+            | Record::Opening { .. }
+            | Record::Opened { .. }
+            | Record::NotOpened { .. }
+            | Record::Revealed { .. }
+            | Record::TicksRefused { .. }
+            | Record::Folding(_)
+            | Record::Folded { .. }
             | Record::Countersigned { .. } => {}
         }
     }

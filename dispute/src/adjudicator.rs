@@ -13,6 +13,7 @@ use std::fmt;
 use alloy_primitives::{Address, B256, Bytes, Log, LogData, TxKind, U256, keccak256};
 use alloy_sol_types::{SolCall, SolEventInterface, SolInterface, SolValue, sol};
 use proto::ids::{LANES, NATIVE};
+use proto::stream::LaneVoucher;
 use proto::typed::{CloseRequest, Receipt, Settlement, TickVoucher, Voucher};
 use proto::{AccountId, Amount, Asset, ChannelId, ChannelTerms, Domain, Proof, Proven, Side, Signed};
 use serde::{Deserialize, Serialize};
@@ -700,6 +701,11 @@ impl TickClaim {
         self.index
     }
 
+    /// Its preimage.
+    pub fn preimage(&self) -> B256 {
+        self.preimage
+    }
+
     /// What the lane is worth with it.
     pub fn value(&self) -> Amount {
         let body = self.voucher.body();
@@ -724,6 +730,18 @@ impl HubClaim {
         match self {
             HubClaim::Voucher(voucher) => Amount::new(voucher.body().cumulative),
             HubClaim::Receipt(receipt) => Amount::new(receipt.body().total),
+        }
+    }
+}
+
+impl From<LaneVoucher> for Claim {
+    fn from(voucher: LaneVoucher) -> Self {
+        match voucher {
+            LaneVoucher::Plain(voucher) => Claim::Member(voucher),
+            LaneVoucher::Ticks(lane) => {
+                let (voucher, index, preimage) = (lane.opening().voucher().clone(), lane.index(), lane.word());
+                Claim::Ticks(TickClaim { voucher, index, preimage })
+            }
         }
     }
 }

@@ -94,9 +94,9 @@ pub(crate) fn run_checkpoints(
 
 fn tell(answer: Answer, flushed: Option<&Arc<Flushed>>) {
     match answer {
-        Answer::Accepted { link, asset, tags } => {
+        Answer::Accepted { link, asset, tags, ticks } => {
             let flushed = flushed.expect("a flush with an accepted frame has a record").clone();
-            link.answer(Event::Accepted { flushed, asset, tags });
+            link.answer(Event::Accepted { flushed, asset, tags, ticks });
         }
         Answer::Event { link, event } => link.answer(event),
         Answer::News { link, event } => link.tell(event),

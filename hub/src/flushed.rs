@@ -5,7 +5,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use alloy_primitives::B256;
-use proto::books::{Credit, FlushRecord, SignedOutcome};
+use proto::books::{Credit, Entry, FlushRecord, SignedOutcome};
+use proto::stream::TicksPaid;
 use proto::typed::{Receipt, Voucher};
 use proto::{AccountId, Asset, ChannelId, PaymentId, Proof, Proven};
 
@@ -20,6 +21,8 @@ pub(crate) struct Flushed {
     of_payer: BTreeMap<(ChannelId, Asset), Vec<usize>>,
     /// Which credits are an account's, and its voucher.
     of_payee: BTreeMap<AccountId, (Range<usize>, usize)>,
+    /// Which entries are ticks of a payer.
+    ticks: BTreeMap<AccountId, Vec<usize>>,
 }
 
 impl Flushed {
@@ -36,7 +39,15 @@ impl Flushed {
                 *range = if range.start == range.end { i..i + 1 } else { range.start..i + 1 };
             }
         }
-        Flushed { record, signed, of_payer, of_payee }
+        let mut ticks: BTreeMap<AccountId, Vec<usize>> = BTreeMap::new();
+        // Ticks end the record.
+        let first = record.entries.iter().rposition(|e| !matches!(e, Entry::Ticks(_))).map_or(0, |last| last + 1);
+        for (i, entry) in record.entries.iter().enumerate().skip(first) {
+            if let Entry::Ticks(paid) = entry {
+                ticks.entry(paid.account).or_default().push(i);
+            }
+        }
+        Flushed { record, signed, of_payer, of_payee, ticks }
     }
 
     pub(crate) fn number(&self) -> u64 {
@@ -46,6 +57,12 @@ impl Flushed {
     /// The receipts for what a payer paid in one asset, in the order of their credits.
     pub(crate) fn receipts(&self, payer: ChannelId, asset: Asset) -> impl Iterator<Item = &Proven<Receipt>> {
         self.of_payer.get(&(payer, asset)).into_iter().flatten().map(|i| &self.signed.receipts[*i])
+    }
+
+    /// The ticks that a payer's account paid, in record order.
+    pub(crate) fn ticks(&self, payer: AccountId) -> impl Iterator<Item = &TicksPaid> {
+        let entries = self.ticks.get(&payer).into_iter().flatten().map(|i| &self.record.entries[*i]);
+        entries.filter_map(|entry| if let Entry::Ticks(paid) = entry { Some(paid) } else { None })
     }
 
     /// The credit and receipt of one payment.

@@ -341,7 +341,7 @@ impl Follower {
             }
             Err(_) => None,
         };
-        let claims = lanes.into_iter().map(Claim::Member).chain(voucher.map(Claim::Hub));
+        let claims = lanes.into_iter().map(Claim::from).chain(voucher.map(Claim::Hub));
         let mut watched = self.tower.watch(terms, account.asset).await;
         for claim in claims {
             if watched.is_ok() {

@@ -8,6 +8,10 @@ pub(crate) const QUEUE_MAX: usize = 16 * 1024;
 pub(crate) const QUEUE_BATCH: usize = 1024;
 /// Frames of one session that are not answered yet. Full: the hub stops reading that connection.
 pub(crate) const IN_FLIGHT_MAX: usize = 1024;
+/// Ticks that are decided as one if they have arrived together, so that others get their turn.
+pub(crate) const TICKS_AT_ONCE: usize = 256;
+/// Streams that one session may have words checked of: all lanes of as many accounts as a hello may name.
+pub(crate) const CHAINS_MAX: usize = 64 * HELLO_ACCOUNTS_MAX;
 /// Answers and news that wait for one session. Nearly full: news is dropped and read from the store later.
 pub(crate) const EVENTS_MAX: usize = IN_FLIGHT_MAX + 1024;
 /// Messages of one session that wait for its connection. Full: the session's writer waits.

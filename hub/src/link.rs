@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use proto::account::Totals;
 use proto::books::{Delivery, SessionId};
-use proto::typed::{Settlement, Voucher};
+use proto::stream::LaneVoucher;
+use proto::typed::Settlement;
 use proto::wire::v1;
-use proto::{AccountId, Asset, ChannelId, Signed};
+use proto::{AccountId, Asset, ChannelId};
 use tokio::sync::mpsc;
 
 use crate::flushed::Flushed;
@@ -31,12 +32,18 @@ pub(crate) struct Link {
 pub(crate) enum Event {
     /// The hello is answered.
     Welcome(Box<Welcomed>),
-    /// Frames were accepted in a flush.
-    Accepted { flushed: Arc<Flushed>, asset: Asset, tags: Vec<u64> },
+    /// Frames were accepted in a flush, and so many messages of ticks.
+    Accepted { flushed: Arc<Flushed>, asset: Asset, tags: Vec<u64>, ticks: usize },
     /// A frame was accepted before.
     Again { flush: u64, asset: Asset, tag: u64 },
-    /// A frame was refused.
+    /// A frame, an opening or a fold was refused.
     Refused(Box<v1::Refused>),
+    /// A stream was opened, or a lane folded.
+    Opened { asset: Asset, tag: u64 },
+    /// Ticks were refused that came in so many messages.
+    TicksRefused { refused: Box<v1::TickRefused>, ticks: usize },
+    /// Ticks that came in so many messages were accepted before.
+    TicksKnown { ticks: usize },
     /// An account of the member was credited.
     Credited { flushed: Arc<Flushed>, account: AccountId },
     /// A payee acknowledged what the member paid.
@@ -59,7 +66,7 @@ pub(crate) struct Welcomed {
 pub(crate) struct WelcomedAccount {
     pub(crate) account: AccountId,
     pub(crate) totals: Totals,
-    pub(crate) lanes: Vec<Signed<Voucher>>,
+    pub(crate) lanes: Vec<LaneVoucher>,
     pub(crate) kept: Vec<Settlement>,
 }
 

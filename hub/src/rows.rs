@@ -232,9 +232,24 @@ impl Rows {
     pub(crate) fn seal(&self, record: Arc<FlushRecord>) {
         let mut entries = Vec::new();
         for (i, entry) in record.entries.iter().enumerate() {
-            if let Entry::Frame(frame) = entry {
-                let payer = frame.account().channel;
-                entries.extend(frame.payments.iter().map(|p| [self.payment_key(payer, p.id), record.number, i as u64]));
+            match entry {
+                Entry::Frame(frame) => {
+                    let payer = frame.account().channel;
+                    let keys = frame.payments.iter().map(|p| self.payment_key(payer, p.id));
+                    entries.extend(keys.map(|key| [key, record.number, i as u64]));
+                }
+                Entry::Ticks(paid) => {
+                    entries.push([self.payment_key(paid.account.channel, paid.id()), record.number, i as u64]);
+                }
+                Entry::Opened(_)
+                | Entry::Ledger { .. }
+                | Entry::Named(..)
+                | Entry::Stream(_)
+                | Entry::Folded(_)
+                | Entry::Proposed(_)
+                | Entry::Agreed(_)
+                | Entry::Acked(_)
+                | Entry::Frozen { .. } => {}
             }
         }
         self.payments.add(entries);
@@ -294,7 +309,14 @@ impl Rows {
                 Entry::Acked(ack) => {
                     entries.push([self.ack_key(ack.body().account()), ack.body().credits, number]);
                 }
-                Entry::Opened(_) | Entry::Named(..) | Entry::Frame(_) | Entry::Agreed(_) | Entry::Frozen { .. } => {}
+                Entry::Opened(_)
+                | Entry::Named(..)
+                | Entry::Frame(_)
+                | Entry::Stream(_)
+                | Entry::Folded(_)
+                | Entry::Ticks(_)
+                | Entry::Agreed(_)
+                | Entry::Frozen { .. } => {}
             }
         }
         self.places.add(entries);
@@ -526,13 +548,13 @@ impl Rows {
                 Err(RowsError::Store(storage::Error::NoSuchRecord { .. })) => continue,
                 other => other?,
             };
-            let Some(Entry::Frame(frame)) = record.entries.get(entry as usize) else { continue };
-            if frame.account().channel != payer {
-                continue;
-            }
-            if let Some(payment) = frame.payments.iter().find(|p| p.id == id) {
-                let asset = frame.account().asset;
-                return Ok(Some(KnownPayment { flush, asset, entry: entry as u32, payment: payment.clone() }));
+            let (account, payment) = match record.entries.get(entry as usize) {
+                Some(Entry::Frame(frame)) => (frame.account(), frame.payments.iter().find(|p| p.id == id).cloned()),
+                Some(Entry::Ticks(paid)) => (paid.account, (paid.id() == id).then(|| paid.payment())),
+                Some(_) | None => continue,
+            };
+            if let Some(payment) = payment.filter(|_| account.channel == payer) {
+                return Ok(Some(KnownPayment { flush, asset: account.asset, entry: entry as u32, payment }));
             }
         }
         Ok(None)

@@ -11,10 +11,11 @@ use std::sync::mpsc as thread_channel;
 use std::time::Instant;
 
 use proto::account::Totals;
-use proto::books::{Ask, Books, FlushRecord, LedgerUpdate, Outcome, Paid, Refusal, SessionId};
+use proto::books::{Ask, Books, FlushRecord, LedgerUpdate, Outcome, Paid, Refusal, SessionId, Ticked};
 use proto::frame::PAYEES_MAX;
 use proto::keys::{PublicKey, Scheme, Signature};
-use proto::typed::{Ack, Settlement};
+use proto::stream::{Revealed, StreamError, StreamOpening};
+use proto::typed::{Ack, Settlement, Voucher};
 use proto::wire::{self, v1};
 use proto::{AccountId, Asset, ChannelId, Frame, Signed};
 use tokio::sync::{mpsc, oneshot};
@@ -33,6 +34,19 @@ pub(crate) enum Command {
     Hello { link: Arc<Link>, newest_batch: Option<u64>, forked: Option<u64>, name: String },
     /// A frame whose form and signature are good.
     Pay { link: Arc<Link>, tag: u64, frame: Frame },
+    /// The opening of a stream whose form and signature are good.
+    Open { link: Arc<Link>, tag: u64, opening: Box<StreamOpening> },
+    /// A fold whose signature is good.
+    Fold { link: Arc<Link>, tag: u64, fold: Box<Signed<Voucher>> },
+    /// Ticks up to an index, that came in so many messages: what was revealed, or why it is no word of its chain.
+    Tick {
+        link: Arc<Link>,
+        account: AccountId,
+        lane: u32,
+        index: u32,
+        revealed: Result<Revealed, StreamError>,
+        ticks: usize,
+    },
     /// A frame that was refused before it came here; the answer keeps its place.
     Refuse { link: Arc<Link>, refused: Box<v1::Refused>, account: AccountId, lane: u32 },
     /// A payee acknowledged.
@@ -70,7 +84,7 @@ pub(crate) struct Flush {
 
 /// What is told when the flush is durable, in this order.
 pub(crate) enum Answer {
-    Accepted { link: Arc<Link>, asset: Asset, tags: Vec<u64> },
+    Accepted { link: Arc<Link>, asset: Asset, tags: Vec<u64>, ticks: usize },
     Event { link: Arc<Link>, event: Event },
     News { link: Arc<Link>, event: Event },
     Then(Box<dyn FnOnce() + Send>),
@@ -283,6 +297,19 @@ impl Sequencer {
     fn apply(&mut self, command: Command) -> Result<(), RowsError> {
         match command {
             Command::Pay { link, tag, frame } => return self.pay(link, tag, frame),
+            Command::Tick { link, account, lane, index, revealed, ticks } => {
+                return self.tick(link, account, lane, (index, revealed), ticks);
+            }
+            Command::Open { link, tag, opening } => {
+                let (account, lane) = (opening.account(), opening.lane());
+                let opened = self.books.open_stream(link.id, *opening);
+                self.opened(link, tag, account, lane, opened);
+            }
+            Command::Fold { link, tag, fold } => {
+                let (account, lane) = (fold.body().account(), fold.body().lane);
+                let folded = self.books.fold(link.id, *fold);
+                self.opened(link, tag, account, lane, folded);
+            }
             Command::Refuse { link, mut refused, account, lane } => {
                 refused.lane = self.lane(account, lane);
                 self.answer(link, Event::Refused(refused));
@@ -324,7 +351,8 @@ impl Sequencer {
             Ok(Paid::Accepted) => {
                 self.open.bytes += bytes;
                 self.open.frames += 1;
-                self.accepted(link, account.asset, tag, receipts);
+                let (tags, _) = self.accepted(link, account.asset, receipts);
+                tags.push(tag);
             }
             Ok(Paid::Again { flush }) => self.answer(link, Event::Again { flush, asset: account.asset, tag }),
             Err(refusal) => {
@@ -335,18 +363,71 @@ impl Sequencer {
         Ok(())
     }
 
-    /// One `Accepted` a flush for each session and asset.
-    fn accepted(&mut self, link: Arc<Link>, asset: Asset, tag: u64, receipts: usize) {
+    fn tick(
+        &mut self,
+        link: Arc<Link>,
+        account: AccountId,
+        lane: u32,
+        (index, revealed): (u32, Result<Revealed, StreamError>),
+        ticks: usize,
+    ) -> Result<(), RowsError> {
+        let known = Index { rows: &self.rows, failed: Default::default() };
+        let ticked = match revealed {
+            Ok(revealed) => self.books.tick(link.id, account, lane, revealed, &known),
+            Err(error) => Err(Refusal::Stream(error)),
+        };
+        if let Some(error) = known.failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
+            return Err(error);
+        }
+        match ticked {
+            Ok(Ticked::Accepted) => {
+                self.open.bytes += TICKS_BYTES;
+                let (_, messages) = self.accepted(link, account.asset, 1);
+                *messages += ticks;
+            }
+            Ok(Ticked::Known) => self.answer(link, Event::TicksKnown { ticks }),
+            Err(refusal) => {
+                let refused = v1::TickRefused {
+                    asset: wire::bytes_of(account.asset),
+                    lane,
+                    index,
+                    reason: refusal.reason().to_owned(),
+                    message: refusal.to_string(),
+                    retryable: refusal.is_retryable(),
+                    retry_after_ms: retry_after_ms(&refusal),
+                    state: self.lane(account, lane),
+                };
+                self.answer(link, Event::TicksRefused { refused: Box::new(refused), ticks });
+            }
+        }
+        Ok(())
+    }
+
+    fn opened(&mut self, link: Arc<Link>, tag: u64, account: AccountId, lane: u32, opened: Result<(), Refusal>) {
+        let asset = account.asset;
+        let event = match opened {
+            Ok(()) => {
+                self.open.bytes += TICKS_BYTES;
+                Event::Opened { asset, tag }
+            }
+            Err(refusal) => Event::Refused(Box::new(refused(tag, asset, &refusal, self.lane(account, lane)))),
+        };
+        self.answer(link, event);
+    }
+
+    /// One `Accepted` a flush for each session and asset: gives its tags, and its count of messages of ticks.
+    fn accepted(&mut self, link: Arc<Link>, asset: Asset, receipts: usize) -> (&mut Vec<u64>, &mut usize) {
         let Open { answers, accepted, answer_is_full, .. } = &mut self.open;
         let group = accepted.entry((link.id, asset)).or_insert_with(|| {
-            answers.push(Answer::Accepted { link, asset, tags: Vec::new() });
+            answers.push(Answer::Accepted { link, asset, tags: Vec::new(), ticks: 0 });
             Group { at: answers.len() - 1, receipts: 0 }
         });
-        if let Some(Answer::Accepted { tags, .. }) = answers.get_mut(group.at) {
-            tags.push(tag);
-        }
         group.receipts += receipts;
         *answer_is_full |= group.receipts >= ANSWER_RECEIPTS_MAX;
+        match answers.get_mut(group.at) {
+            Some(Answer::Accepted { tags, ticks, .. }) => (tags, ticks),
+            Some(_) | None => unreachable!("a group stands where its answer was put"),
+        }
     }
 
     fn hello(&mut self, link: Arc<Link>, newest_batch: Option<u64>, forked: Option<u64>, name: &str) {
@@ -515,6 +596,9 @@ pub(crate) fn member_key(terms: &proto::ChannelTerms) -> Option<PublicKey> {
     let scheme = Scheme::from_number(terms.memberScheme).ok()?;
     Some(PublicKey { scheme, bytes: terms.memberKey })
 }
+
+/// Bytes that ticks, an opening or a fold add to their record, a little more rather than less.
+const TICKS_BYTES: usize = 320;
 
 /// Bytes that a frame adds to its record, a little more rather than less.
 fn estimate(frame: &Frame) -> usize {

@@ -4,12 +4,14 @@
 //! what the committer reports into messages. A slow member holds up his own halves and nobody else: his frames stop
 //! being read, his answers wait in places that were kept for them, and his credits wait in the store.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use futures::FutureExt;
 use proto::books::{Ask, Credit, Delivery, Refusal};
 use proto::keys::{PublicKey, Scheme};
+use proto::stream::{Chain, LaneVoucher, Revealed, StreamError};
 use proto::typed::{Login, server_id};
 use proto::wire::v1::{client_message, hub_message};
 use proto::wire::{self, v1};
@@ -20,7 +22,8 @@ use tonic::{Code, Status, Streaming};
 use crate::core::{Core, Token, random, unix_time_s};
 use crate::flushed::Flushed;
 use crate::limits::{
-    HANDSHAKE_DEADLINE, HELLO_ACCOUNTS_MAX, IN_FLIGHT_MAX, PAGE_BYTES_MAX, PAGE_FLUSHES_MAX, WINDOW_MAX, WINDOW_START,
+    CHAINS_MAX, HANDSHAKE_DEADLINE, HELLO_ACCOUNTS_MAX, IN_FLIGHT_MAX, PAGE_BYTES_MAX, PAGE_FLUSHES_MAX, TICKS_AT_ONCE,
+    WINDOW_MAX, WINDOW_START,
 };
 use crate::link::{Event, Link, Welcomed};
 use crate::rows::{Rows, RowsError};
@@ -162,11 +165,42 @@ async fn read(
     link: &Arc<Link>,
     key: &PublicKey,
     shared: &Shared,
+    mut chains: Chains,
 ) -> Result<(), End> {
+    // What was read while more ticks were looked for.
+    let mut next = None;
     loop {
-        let message = inbound.message().await.map_err(|_| End::Gone)?;
+        let message = match next.take() {
+            Some(message) => message,
+            None => inbound.message().await.map_err(|_| End::Gone)?,
+        };
         let Some(message) = message else { return Ok(()) };
         let command = match message.kind {
+            Some(client_message::Kind::Tick(tick)) => {
+                shared.in_flight.acquire().await.map_err(|_| End::Gone)?.forget();
+                let (asset, word) = wire::read_tick(&tick).map_err(bad_message)?;
+                let mut run = chains.reveal(asset, &tick, word);
+                // Ticks that have arrived together are verified one by one and decided as one: the last is worth them all.
+                while run.revealed.is_ok() && run.ticks < TICKS_AT_ONCE {
+                    let Some(message) = inbound.message().now_or_never() else { break };
+                    let message = message.map_err(|_| End::Gone)?;
+                    if !chains.extend(&mut run, &message, &shared.in_flight) {
+                        next = Some(message);
+                        break;
+                    }
+                }
+                let TickRun { asset, lane, index, revealed, ticks } = run;
+                let account = AccountId { channel: link.channel, asset };
+                Command::Tick { link: link.clone(), account, lane, index, revealed, ticks }
+            }
+            Some(client_message::Kind::StreamOpening(opening)) => {
+                shared.in_flight.acquire().await.map_err(|_| End::Gone)?.forget();
+                check_opening(core, link, key, opening, &mut chains)?
+            }
+            Some(client_message::Kind::Fold(fold)) => {
+                shared.in_flight.acquire().await.map_err(|_| End::Gone)?.forget();
+                check_fold(core, link, key, fold)?
+            }
             Some(client_message::Kind::Frame(frame)) => {
                 let place = shared.in_flight.acquire().await.map_err(|_| End::Gone)?;
                 place.forget();
@@ -227,6 +261,92 @@ fn check_frame(core: &Core, link: &Arc<Link>, key: &PublicKey, frame: v1::Frame)
     match parts.verify(&core.domain, key, link.channel) {
         Ok(frame) => Command::Pay { link: link.clone(), tag, frame },
         Err(error) => refuse(refused(tag, asset, &Refusal::Frame(error), None)),
+    }
+}
+
+/// Bounds and signature of an opening. Its words are checked from here on, whatever the books say to it.
+fn check_opening(
+    core: &Core,
+    link: &Arc<Link>,
+    key: &PublicKey,
+    opening: v1::StreamOpening,
+    chains: &mut Chains,
+) -> Result<Command, End> {
+    let parts = wire::read_opening(opening).map_err(bad_message)?;
+    let (tag, asset, lane) = (parts.tag, parts.asset, parts.lane);
+    match parts.verify(&core.domain, key, link.channel) {
+        Ok(opening) => {
+            chains.begin(asset, lane, opening.chain())?;
+            Ok(Command::Open { link: link.clone(), tag, opening: Box::new(opening) })
+        }
+        Err(error) => Ok(refusal(link, tag, AccountId { channel: link.channel, asset }, lane, Refusal::Stream(error))),
+    }
+}
+
+/// The signature of a fold.
+fn check_fold(core: &Core, link: &Arc<Link>, key: &PublicKey, fold: v1::Fold) -> Result<Command, End> {
+    let parts = wire::read_fold(fold).map_err(bad_message)?;
+    let (tag, asset, lane) = (parts.tag, parts.asset, parts.lane);
+    match parts.verify(&core.domain, key, link.channel) {
+        Ok(fold) => Ok(Command::Fold { link: link.clone(), tag, fold: Box::new(fold) }),
+        Err(error) => {
+            let account = AccountId { channel: link.channel, asset };
+            Ok(refusal(link, tag, account, lane, Refusal::Stream(StreamError::Key(error))))
+        }
+    }
+}
+
+fn refusal(link: &Arc<Link>, tag: u64, account: AccountId, lane: u32, refusal: Refusal) -> Command {
+    let refused = Box::new(refused(tag, account.asset, &refusal, None));
+    Command::Refuse { link: link.clone(), refused, account, lane }
+}
+
+/// How far each chain of the session was revealed.
+#[derive(Default)]
+struct Chains(HashMap<(Asset, u32), Chain>);
+
+/// Ticks of one lane that arrived together: the highest index, and in how many messages they came.
+struct TickRun {
+    asset: Asset,
+    lane: u32,
+    index: u32,
+    revealed: Result<Revealed, StreamError>,
+    ticks: usize,
+}
+
+impl Chains {
+    fn begin(&mut self, asset: Asset, lane: u32, chain: Chain) -> Result<(), End> {
+        if self.0.len() >= CHAINS_MAX && !self.0.contains_key(&(asset, lane)) {
+            let message = format!("a session keeps {CHAINS_MAX} streams; open another session");
+            return Err(End::Farewell { reason: "TOO_MANY_STREAMS", message });
+        }
+        self.0.insert((asset, lane), chain);
+        Ok(())
+    }
+
+    /// Checks a word by as many hashes as there are new ticks.
+    fn reveal(&mut self, asset: Asset, tick: &v1::Tick, word: alloy_primitives::B256) -> TickRun {
+        let (lane, index) = (tick.lane, tick.index);
+        let chain = self.0.get_mut(&(asset, lane)).ok_or(StreamError::NoStream { lane });
+        TickRun { asset, lane, index, revealed: chain.and_then(|chain| chain.advance(index, word)), ticks: 1 }
+    }
+
+    /// Adds a message to a run, if it is a good tick of the same lane and there is a place for it.
+    fn extend(&mut self, run: &mut TickRun, message: &Option<v1::ClientMessage>, places: &Semaphore) -> bool {
+        let Some(v1::ClientMessage { kind: Some(client_message::Kind::Tick(tick)) }) = message else { return false };
+        let Ok((asset, word)) = wire::read_tick(tick) else { return false };
+        let Some(chain) = self.0.get_mut(&(asset, tick.lane)).filter(|_| (asset, tick.lane) == (run.asset, run.lane))
+        else {
+            return false;
+        };
+        let Ok(place) = places.try_acquire() else { return false };
+        // A word that is refused is looked at again, on its own; the place is given back until then.
+        let Ok(revealed) = chain.advance(tick.index, word) else { return false };
+        place.forget();
+        run.index = run.index.max(tick.index);
+        run.revealed = Ok(revealed);
+        run.ticks += 1;
+        true
     }
 }
 
@@ -296,8 +416,16 @@ async fn serve(
     };
     // The session counts from the welcome on: nothing is read before the books took the hello.
     let Some(first) = events.recv().await else { return Err(End::Gone) };
+    let mut chains = Chains::default();
+    if let Event::Welcome(welcomed) = &first {
+        for account in &welcomed.accounts {
+            let streams = account.lanes.iter().filter_map(LaneVoucher::ticks);
+            let streams = streams.map(|ticks| (ticks.opening().lane(), ticks.chain()));
+            chains.0.extend(streams.map(|(lane, chain)| ((account.account.asset, lane), chain)));
+        }
+    }
     writer.write(first).await?;
-    let reader = read(core, inbound, &link, &member.key, &shared);
+    let reader = read(core, inbound, &link, &member.key, &shared, chains);
     tokio::pin!(reader);
     let mut reading = true;
     loop {
@@ -323,14 +451,29 @@ async fn serve(
 impl Writer<'_> {
     async fn write(&mut self, event: Event) -> Result<(), End> {
         match event {
-            Event::Accepted { flushed, asset, tags } => self.accepted(&flushed, asset, tags).await,
+            Event::Accepted { flushed, asset, tags, ticks } => self.accepted(&flushed, asset, tags, ticks).await,
+            Event::Opened { asset, tag } => {
+                let opened = v1::StreamOpened { tag, asset: wire::bytes_of(asset) };
+                send(self.outbox, hub_message::Kind::StreamOpened(opened)).await?;
+                self.shared.in_flight.add_permits(1);
+                Ok(())
+            }
+            Event::TicksRefused { refused, ticks } => {
+                send(self.outbox, hub_message::Kind::TickRefused(*refused)).await?;
+                self.shared.in_flight.add_permits(ticks);
+                Ok(())
+            }
+            Event::TicksKnown { ticks } => {
+                self.shared.in_flight.add_permits(ticks);
+                Ok(())
+            }
             Event::Again { flush, asset, tag } => {
                 let rows = self.core.rows.clone();
                 let flushed = match rows.recent(flush) {
                     Some(flushed) => flushed,
                     None => on_disk(self.core, move || rows.flushed(flush)).await?,
                 };
-                self.accepted(&flushed, asset, vec![tag]).await
+                self.accepted(&flushed, asset, vec![tag], 0).await
             }
             Event::Refused(refused) => {
                 send(self.outbox, hub_message::Kind::Refused(*refused)).await?;
@@ -345,16 +488,18 @@ impl Writer<'_> {
         }
     }
 
-    async fn accepted(&self, flushed: &Flushed, asset: Asset, tags: Vec<u64>) -> Result<(), End> {
-        let frames = tags.len();
+    async fn accepted(&self, flushed: &Flushed, asset: Asset, tags: Vec<u64>, ticks: usize) -> Result<(), End> {
+        let places = tags.len() + ticks;
+        let payer = AccountId { channel: self.link.channel, asset };
         let accepted = v1::Accepted {
             flush: flushed.number(),
             asset: wire::bytes_of(asset),
             tags,
             receipts: flushed.receipts(self.link.channel, asset).map(wire::receipt_message).collect(),
+            ticks: flushed.ticks(payer).map(wire::ticks_accepted_message).collect(),
         };
         send(self.outbox, hub_message::Kind::Accepted(accepted)).await?;
-        self.shared.in_flight.add_permits(frames);
+        self.shared.in_flight.add_permits(places);
         Ok(())
     }
 

@@ -316,7 +316,7 @@ async fn refusals_keep_their_place_and_show_the_lane() {
         assert_eq!((refused.tag, refused.reason.as_str()), (tag, reason));
         let lane = refused.lane.expect("something was accepted");
         let lane = wire::read_lane(&domain(), &alice.key.public(), alice.account(), &lane).expect("his own signature");
-        assert_eq!(lane.body().cumulative, tip.cumulative.get());
+        assert_eq!(lane.value(), tip.cumulative);
     }
     alice.tip = tip;
     let retry = alice.frame(2, &bob, 20);

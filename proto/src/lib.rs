@@ -47,6 +47,22 @@
 //! * A channel has one live session. A new one is answered when all that was accepted before it is durable.
 //! * A client moves a lane only over its own verified signature ([`member`]).
 //!
+//! **Streams** ([`stream`]). For many small ticks to one payee a member signs one voucher with an **anchor**, the end of a
+//! chain of 1 to 2,048 hashes under a fresh secret, and pays by revealing words of that chain: the word of index `k`
+//! makes the lane worth `cumulative + k * tick`. A tick costs a hash and no signature.
+//!
+//! * A lane is worth its newest voucher, plain or of ticks. What continues a lane of ticks, a frame, another opening or a
+//!   *fold*, starts from the highest index accepted and the opening's memo; nothing more is revealed on the old chain.
+//! * Every memo is `keccak256(previous memo, body)`: for an opening the hash of its terms, for a fold that of anchor and
+//!   index. A fold is a plain voucher of the same value; it pays nothing and makes the evidence small.
+//! * The checks are those of a frame, where they apply; ticks are accepted or refused up to an index. What was accepted
+//!   before is known at any time. An anchor is used once: who was shown a word can claim it wherever its anchor is signed.
+//! * The ticks of one opening that a flush accepts are one payment with the id `stream || k`. In the record, and in the
+//!   payments that a receipt opens to, they stand after all frames of the flush.
+//! * The evidence of one direction must fit one call: 10,000 gas a lane and 300 a tick that is not folded come to at most
+//!   2,500,000. Beyond it the hub asks for a fold ([`stream::CLAIM_GAS_MAX`]).
+//! * Who revealed a word has signed it: it counts as exposed until a receipt proves it, refused or not.
+//!
 //! **Flush.** Frames accepted while the last write was under way are written together. Only then does anything leave:
 //! `Accepted` with receipts to payers, `Credited` with a voucher to payees.
 //!
@@ -100,6 +116,7 @@ pub mod frame;
 pub mod ids;
 pub mod keys;
 pub mod member;
+pub mod stream;
 pub mod typed;
 #[cfg(test)]
 mod vectors;
@@ -110,4 +127,5 @@ pub use evidence::{Proof, Proven, Signed};
 pub use frame::{Frame, LaneTip, Payment};
 pub use ids::{AccountId, Asset, ChannelId, NATIVE, PaymentId, Side};
 pub use keys::{PublicKey, Scheme, SecretKey, Signature};
+pub use stream::{LaneVoucher, StreamId, StreamOpening, StreamTerms};
 pub use typed::{ChannelTerms, Domain};

@@ -11,10 +11,11 @@ use serde_json::{Value, json};
 
 use crate::amount::Amount;
 use crate::batch::{BatchTree, root_of};
-use crate::frame::{Payment, list_hash, payments_hash};
+use crate::frame::{LaneTip, Payment, list_hash, payments_hash};
 use crate::ids::{ChannelId, PaymentId};
 use crate::keys::tests::{cases, key_cases};
 use crate::keys::{Scheme, SecretKey, secp256k1_recover_strict};
+use crate::stream::{StreamId, StreamTerms, Words};
 use crate::typed::*;
 
 #[test]
@@ -183,6 +184,28 @@ fn chains() -> Vec<Value> {
         rows.push(json!({ "name": "memo", "previous": hex(memo), "body": hex(body), "expected": hex(next_memo) }));
         rows.push(json!({ "name": "head", "previous": hex(head), "body": hex(receipt), "expected": hex(next_head) }));
         (memo, head) = (next_memo, next_head);
+    }
+    rows.extend(streams(memo));
+    rows
+}
+
+/// An opening that continues a lane, words of its chain, and the fold of each.
+fn streams(memo: B256) -> Vec<Value> {
+    let (stream, payee) = (StreamId([0x51; 12].into()), ChannelId(keccak256("payee")));
+    let terms = StreamTerms { stream, payee, amount: Amount::new(40), fee: Amount::new(2) };
+    let words = Words::new(keccak256("secret"), 8);
+    let opened = LaneTip { cumulative: Amount::new(500), memo }.opened(&terms);
+    let mut rows = vec![json!({
+        "name": "stream", "previous": hex(memo), "stream": hex(stream.0), "payee": hex(payee.0),
+        "amount": number(40u8), "fee": number(2u8), "body": hex(terms.hash()), "expected": hex(opened.memo),
+    })];
+    for index in [0, 1, 8] {
+        let folded = opened.folded(words.anchor(), index);
+        rows.push(json!({
+            "name": "fold", "previous": hex(opened.memo), "anchor": hex(words.anchor()), "index": number(index),
+            "word": hex(words.word(index).expect("within the chain")), "id": hex(stream.payment(index).0),
+            "expected": hex(folded.memo),
+        }));
     }
     rows
 }

@@ -8,6 +8,7 @@
 
 use alloy_primitives::{Address, B256, Bytes};
 use prost::Message;
+use serde::{Deserialize, Serialize};
 
 use crate::account::{Status, Totals};
 use crate::amount::Amount;
@@ -15,6 +16,7 @@ use crate::evidence::{EvidenceError, Proof, Proven, Signed};
 use crate::frame::{BYTES_MAX, Frame, FrameError, LaneTip, PAYMENTS_MAX, Payment, member_voucher};
 use crate::ids::{AccountId, Asset, ChannelId, LANES, PaymentId, Side};
 use crate::keys::{KeyError, PublicKey, Scheme, Signature};
+use crate::stream::{LaneVoucher, StreamError, StreamId, StreamOpening, StreamTerms, TicksPaid};
 use crate::typed::{Ack, Batch, Domain, Offer, Receipt, Settlement, Voucher, chain_hash};
 
 // The generated code documents itself in the schema.
@@ -72,6 +74,9 @@ pub enum Malformed {
     /// A key or signature is bad.
     #[error(transparent)]
     Key(KeyError),
+    /// A stream does not hold.
+    #[error(transparent)]
+    Stream(StreamError),
     /// The evidence does not hold.
     #[error(transparent)]
     Evidence(EvidenceError),
@@ -92,6 +97,57 @@ pub struct FrameParts {
     pub payments: Vec<Payment>,
     /// The payer's signature, of a length that is checked against his scheme.
     pub signature: Bytes,
+}
+
+/// An opening as it came, well-formed but not verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpeningParts {
+    /// The session's number for it.
+    pub tag: u64,
+    /// The asset.
+    pub asset: Asset,
+    /// The lane; below [`LANES`].
+    pub lane: u32,
+    /// Where the payer says the lane stands with it.
+    pub claimed: LaneTip,
+    /// What a tick is.
+    pub terms: StreamTerms,
+    /// How many ticks it has.
+    pub ticks: u32,
+    /// The end of the chain.
+    pub anchor: B256,
+    /// The payer's signature, of a length that is checked against his scheme.
+    pub signature: Bytes,
+}
+
+/// A fold as it came, well-formed but not verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoldParts {
+    /// The session's number for it.
+    pub tag: u64,
+    /// The asset.
+    pub asset: Asset,
+    /// The lane; below [`LANES`].
+    pub lane: u32,
+    /// Where the payer says the lane stands with it.
+    pub claimed: LaneTip,
+    /// The payer's signature, of a length that is checked against his scheme.
+    pub signature: Bytes,
+}
+
+/// Ticks that a flush accepted, as their payer is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TicksAccepted {
+    /// The lane.
+    pub lane: u32,
+    /// The index accepted before.
+    pub before: u32,
+    /// The highest index accepted.
+    pub index: u32,
+    /// The opening's anchor.
+    pub anchor: B256,
+    /// What a tick is.
+    pub terms: StreamTerms,
 }
 
 /// Payments of one payer to one payee in one flush, as the payee is told of them.
@@ -251,27 +307,191 @@ impl FrameParts {
 }
 
 /// Writes a lane's newest voucher.
-pub fn lane_message(voucher: &Signed<Voucher>) -> v1::LaneState {
+pub fn lane_message(voucher: &LaneVoucher) -> v1::LaneState {
+    let (tip, signature, ticks) = match voucher {
+        LaneVoucher::Plain(voucher) => (tip_of(voucher), voucher.signature(), None),
+        LaneVoucher::Ticks(lane) => {
+            let state = v1::TickState {
+                terms: Some(terms_message(lane.opening().terms())),
+                ticks: lane.opening().voucher().body().ticks,
+                anchor: bytes_of(lane.anchor()),
+                index: lane.index(),
+                word: bytes_of(lane.word()),
+            };
+            (lane.opening().tip(0), lane.opening().voucher().signature(), Some(state))
+        }
+    };
     v1::LaneState {
-        lane: voucher.body().lane,
-        cumulative: amount_bytes(Amount::new(voucher.body().cumulative)),
-        memo: bytes_of(voucher.body().memo),
-        signature: bytes_of(voucher.signature().as_slice()),
+        lane: voucher.lane(),
+        cumulative: amount_bytes(tip.cumulative),
+        memo: bytes_of(tip.memo),
+        signature: bytes_of(signature.as_slice()),
+        ticks,
     }
 }
 
-/// Reads a member's own voucher of a lane and checks his signature over it.
+/// Reads a member's own voucher of a lane and checks his signature over it, and for ticks the word revealed.
 pub fn read_lane(
     domain: &Domain,
     member_key: &PublicKey,
     account: AccountId,
     message: &v1::LaneState,
-) -> Result<Signed<Voucher>, WireError> {
+) -> Result<LaneVoucher, WireError> {
     let lane = read_lane_number("lane.lane", message.lane)?;
     let tip = read_tip("lane.cumulative", &message.cumulative, "lane.memo", &message.memo)?;
     let signature = read_signature("lane.signature", member_key.scheme, &message.signature)?;
-    Signed::verify(domain, member_key, member_voucher(account, lane, tip), signature)
-        .map_err(|e| refuse("lane.signature", Malformed::Key(e)))
+    let Some(ticks) = &message.ticks else {
+        return Signed::verify(domain, member_key, member_voucher(account, lane, tip), signature)
+            .map(LaneVoucher::Plain)
+            .map_err(|e| refuse("lane.signature", Malformed::Key(e)));
+    };
+    let bad = |error| refuse("lane.ticks", Malformed::Stream(error));
+    let terms = read_terms("lane.ticks.terms", ticks.terms.as_ref())?;
+    let anchor = read_b256("lane.ticks.anchor", &ticks.anchor)?;
+    let word = read_b256("lane.ticks.word", &ticks.word)?;
+    let opened = StreamOpening::verify(domain, member_key, account, lane, tip, terms, ticks.ticks, anchor, signature);
+    let opening = opened.map_err(bad)?;
+    let revealed = opening.chain().advance(ticks.index, word).map_err(bad)?;
+    let mut voucher = LaneVoucher::opened(opening);
+    if let Some(lane) = voucher.ticks_mut() {
+        lane.advance(&revealed);
+    }
+    Ok(voucher)
+}
+
+// ---- streams -------------------------------------------------------------------------------------------------------
+
+/// Writes an opening.
+pub fn opening_message(tag: u64, opening: &StreamOpening) -> v1::StreamOpening {
+    let (body, tip) = (opening.voucher().body(), opening.tip(0));
+    v1::StreamOpening {
+        tag,
+        asset: bytes_of(body.asset),
+        lane: body.lane,
+        terms: Some(terms_message(opening.terms())),
+        ticks: body.ticks,
+        anchor: bytes_of(body.anchor),
+        cumulative: amount_bytes(tip.cumulative),
+        memo: bytes_of(tip.memo),
+        signature: bytes_of(opening.voucher().signature().as_slice()),
+    }
+}
+
+/// Reads an opening.
+pub fn read_opening(message: v1::StreamOpening) -> Result<OpeningParts, WireError> {
+    Ok(OpeningParts {
+        tag: message.tag,
+        asset: read_address("opening.asset", &message.asset)?,
+        lane: read_lane_number("opening.lane", message.lane)?,
+        claimed: read_tip("opening.cumulative", &message.cumulative, "opening.memo", &message.memo)?,
+        terms: read_terms("opening.terms", message.terms.as_ref())?,
+        ticks: message.ticks,
+        anchor: read_b256("opening.anchor", &message.anchor)?,
+        signature: Bytes(message.signature),
+    })
+}
+
+impl OpeningParts {
+    /// Checks the bounds and the payer's signature.
+    pub fn verify(self, domain: &Domain, key: &PublicKey, channel: ChannelId) -> Result<StreamOpening, StreamError> {
+        let account = AccountId { channel, asset: self.asset };
+        let signature = Signature::from_slice(key.scheme, &self.signature)?;
+        let OpeningParts { lane, claimed, terms, ticks, anchor, .. } = self;
+        StreamOpening::verify(domain, key, account, lane, claimed, terms, ticks, anchor, signature)
+    }
+}
+
+/// Writes a fold.
+pub fn fold_message(tag: u64, fold: &Signed<Voucher>) -> v1::Fold {
+    v1::Fold {
+        tag,
+        asset: bytes_of(fold.body().asset),
+        lane: fold.body().lane,
+        cumulative: amount_bytes(Amount::new(fold.body().cumulative)),
+        memo: bytes_of(fold.body().memo),
+        signature: bytes_of(fold.signature().as_slice()),
+    }
+}
+
+/// Reads a fold.
+pub fn read_fold(message: v1::Fold) -> Result<FoldParts, WireError> {
+    Ok(FoldParts {
+        tag: message.tag,
+        asset: read_address("fold.asset", &message.asset)?,
+        lane: read_lane_number("fold.lane", message.lane)?,
+        claimed: read_tip("fold.cumulative", &message.cumulative, "fold.memo", &message.memo)?,
+        signature: Bytes(message.signature),
+    })
+}
+
+impl TicksAccepted {
+    /// The payment that they are; `None` where the numbers are impossible.
+    pub fn payment(&self) -> Option<Payment> {
+        let count = u128::from(self.index.checked_sub(self.before).filter(|count| *count > 0)?);
+        let StreamTerms { stream, payee, amount, fee } = self.terms;
+        let (amount, fee) = (amount.checked_mul(count)?, fee.checked_mul(count)?);
+        Some(Payment { id: stream.payment(self.index), payee, amount, fee, note: Bytes::new() })
+    }
+}
+
+impl FoldParts {
+    /// Checks the payer's signature.
+    pub fn verify(self, domain: &Domain, key: &PublicKey, channel: ChannelId) -> Result<Signed<Voucher>, KeyError> {
+        let account = AccountId { channel, asset: self.asset };
+        let signature = Signature::from_slice(key.scheme, &self.signature)?;
+        Signed::verify(domain, key, member_voucher(account, self.lane, self.claimed), signature)
+    }
+}
+
+/// Writes a tick.
+pub fn tick_message(asset: Asset, lane: u32, index: u32, word: B256) -> v1::Tick {
+    v1::Tick { asset: bytes_of(asset), lane, index, word: bytes_of(word) }
+}
+
+/// Reads asset and word of a tick.
+pub fn read_tick(message: &v1::Tick) -> Result<(Asset, B256), WireError> {
+    Ok((read_address("tick.asset", &message.asset)?, read_b256("tick.word", &message.word)?))
+}
+
+/// Writes what a flush accepted of an opening.
+pub fn ticks_accepted_message(paid: &TicksPaid) -> v1::TicksAccepted {
+    v1::TicksAccepted {
+        lane: paid.lane,
+        before: paid.before,
+        index: paid.index,
+        anchor: bytes_of(paid.anchor),
+        terms: Some(terms_message(&paid.terms)),
+    }
+}
+
+/// Reads what a flush accepted of an opening.
+pub fn read_ticks_accepted(message: &v1::TicksAccepted) -> Result<TicksAccepted, WireError> {
+    Ok(TicksAccepted {
+        lane: read_lane_number("ticks.lane", message.lane)?,
+        before: message.before,
+        index: message.index,
+        anchor: read_b256("ticks.anchor", &message.anchor)?,
+        terms: read_terms("ticks.terms", message.terms.as_ref())?,
+    })
+}
+
+fn terms_message(terms: &StreamTerms) -> v1::StreamTerms {
+    v1::StreamTerms {
+        stream: bytes_of(terms.stream.0),
+        payee: bytes_of(terms.payee.0),
+        amount: amount_bytes(terms.amount),
+        fee: amount_bytes(terms.fee),
+    }
+}
+
+fn read_terms(field: &'static str, message: Option<&v1::StreamTerms>) -> Result<StreamTerms, WireError> {
+    let message = required(field, message)?;
+    Ok(StreamTerms {
+        stream: fixed::<12>("terms.stream", &message.stream).map(|bytes| StreamId(bytes.into()))?,
+        payee: read_channel("terms.payee", &message.payee)?,
+        amount: read_amount("terms.amount", &message.amount)?,
+        fee: read_amount("terms.fee", &message.fee)?,
+    })
 }
 
 // ---- the hub's word ------------------------------------------------------------------------------------------------
@@ -624,7 +844,7 @@ pub fn read_totals(message: &v1::LedgerTotals) -> Result<Totals, WireError> {
 pub fn account_message<'a>(
     asset: Asset,
     totals: &Totals,
-    lanes: impl IntoIterator<Item = &'a Signed<Voucher>>,
+    lanes: impl IntoIterator<Item = &'a LaneVoucher>,
     hub_voucher: Option<&Proven<Voucher>>,
     kept: impl IntoIterator<Item = &'a Settlement>,
 ) -> v1::AccountState {
@@ -653,6 +873,10 @@ fn at_most(field: &'static str, given: usize, max: usize) -> Result<(), WireErro
 
 fn read_lane_number(field: &'static str, lane: u32) -> Result<u32, WireError> {
     if lane < LANES { Ok(lane) } else { Err(refuse(field, Malformed::Value { given: u64::from(lane) })) }
+}
+
+fn tip_of(voucher: &Signed<Voucher>) -> LaneTip {
+    LaneTip { cumulative: Amount::new(voucher.body().cumulative), memo: voucher.body().memo }
 }
 
 fn read_tip(
@@ -707,6 +931,85 @@ mod tests {
                 read_frame(other_amount).expect("well-formed").verify(&domain(), &key.public(), account().channel);
             assert!(verified.is_err());
         }
+    }
+
+    fn opening(key: &SecretKey, words: &crate::stream::Words) -> StreamOpening {
+        let (payee, amount, fee) = (ChannelId(B256::repeat_byte(9)), Amount::new(2), Amount::new(1));
+        let terms = StreamTerms { stream: StreamId([7; 12].into()), payee, amount, fee };
+        StreamOpening::sign(&domain(), key, account(), 3, LaneTip::default(), terms, words).expect("fits")
+    }
+
+    #[test]
+    fn a_stream_passes_the_wire_in_both_schemes_and_no_altered_one_does() {
+        type Row = fn(&mut v1::StreamOpening);
+        let table: &[Row] = &[
+            |m| m.lane = 4,
+            |m| m.ticks = 8,
+            |m| m.anchor = bytes_of([1; 32]),
+            |m| m.cumulative = amount_bytes(Amount::new(1)),
+            |m| m.memo = bytes_of([1; 32]),
+            |m| m.asset = bytes_of([1; 20]),
+            |m| m.terms.as_mut().expect("there").fee = amount_bytes(Amount::new(2)),
+        ];
+        for scheme in [Scheme::Ed25519, Scheme::Secp256k1] {
+            let key = SecretKey::derive(scheme, &[1; 32], "voucher");
+            let words = crate::stream::Words::new(B256::repeat_byte(5), 9);
+            let opening = opening(&key, &words);
+            let message = opening_message(4, &opening);
+            let verify = |m: v1::StreamOpening| {
+                read_opening(m).expect("well-formed").verify(&domain(), &key.public(), account().channel)
+            };
+            assert_eq!(verify(message.clone()).as_ref(), Ok(&opening));
+            for (n, spoil) in table.iter().enumerate() {
+                let mut other = message.clone();
+                spoil(&mut other);
+                assert!(verify(other).is_err(), "row {n}");
+            }
+            let fold = Signed::sign(&domain(), &key, crate::stream::fold_voucher(&opening, 4));
+            let parts = read_fold(fold_message(5, &fold)).expect("well-formed");
+            assert_eq!(parts.tag, 5);
+            assert_eq!(parts.verify(&domain(), &key.public(), account().channel).as_ref(), Ok(&fold));
+            let mut raised = fold_message(5, &fold);
+            raised.cumulative = amount_bytes(Amount::new(13));
+            assert!(
+                read_fold(raised).expect("well-formed").verify(&domain(), &key.public(), account().channel).is_err()
+            );
+            let mut lane = LaneVoucher::opened(opening.clone());
+            lane.ticks_mut().expect("a stream").advance(&words.reveal(4).expect("within the chain"));
+            for voucher in [lane, LaneVoucher::opened(opening), LaneVoucher::Plain(fold)] {
+                let read = read_lane(&domain(), &key.public(), account(), &lane_message(&voucher));
+                assert_eq!(read, Ok(voucher));
+            }
+        }
+    }
+
+    #[test]
+    fn a_malformed_field_of_a_stream_is_named() {
+        let key = SecretKey::derive(Scheme::Ed25519, &[1; 32], "voucher");
+        let words = crate::stream::Words::new(B256::repeat_byte(5), 9);
+        let good = opening_message(4, &opening(&key, &words));
+        type Row = (&'static str, fn(&mut v1::StreamOpening));
+        let table: &[Row] = &[
+            ("opening.asset", |m| m.asset = bytes_of([0; 19])),
+            ("opening.lane", |m| m.lane = LANES),
+            ("opening.cumulative", |m| m.cumulative = bytes_of([0; 15])),
+            ("opening.memo", |m| m.memo = bytes_of([0; 33])),
+            ("opening.anchor", |m| m.anchor = bytes_of([])),
+            ("opening.terms", |m| m.terms = None),
+            ("terms.stream", |m| m.terms.as_mut().expect("there").stream = bytes_of([0; 11])),
+            ("terms.payee", |m| m.terms.as_mut().expect("there").payee = bytes_of([0; 31])),
+            ("terms.amount", |m| m.terms.as_mut().expect("there").amount = bytes_of([0; 17])),
+            ("terms.fee", |m| m.terms.as_mut().expect("there").fee = bytes_of([])),
+        ];
+        for (field, spoil) in table {
+            let mut message = good.clone();
+            spoil(&mut message);
+            assert_eq!(read_opening(message).expect_err(field).field, *field);
+        }
+        let tick = tick_message(account().asset, 3, 4, B256::repeat_byte(1));
+        assert_eq!(read_tick(&tick), Ok((account().asset, B256::repeat_byte(1))));
+        let short = v1::Tick { word: bytes_of([0; 31]), ..tick };
+        assert_eq!(read_tick(&short).expect_err("short").field, "tick.word");
     }
 
     #[test]

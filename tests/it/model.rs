@@ -91,7 +91,7 @@ fn a_restored_member_does_not_count_what_a_forgotten_settlement_took() {
     let payments = proto::frame::payments_hash(&row);
     let body = Receipt { channelId: B256::ZERO, asset, credit: 0, amount: 50, total: 0, payments };
     let receipts = vec![wire::receipt_message(&Proven::sign(&DOMAIN, &HUB_KEY, body))];
-    let accepted = v1::Accepted { flush: 1, asset: wire::bytes_of(asset), tags: vec![tag], receipts };
+    let accepted = v1::Accepted { flush: 1, asset: wire::bytes_of(asset), tags: vec![tag], receipts, ticks: vec![] };
     member.accepted(&accepted).expect("a good receipt");
     // From here on the hub may hold a settlement that pays it these 50, and the store forgot it.
     member.distrust();

@@ -16,13 +16,13 @@ mod leave;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use alloy_primitives::{Address, B256, Bytes, U256};
-use dispute::adjudicator::{ClaimError, HubClaim, LaneClaim};
+use dispute::adjudicator::{ClaimError, HubClaim, LaneClaim, TickClaim};
 use dispute::{Adjudicator, Call, Claim, CloseOrder, Evidence, FinalizeOrder, RespondOrder, SettleOrder};
 use proto::account::{Status, Totals};
 use proto::evidence::EvidenceError;
 use proto::keys::{KeyError, PublicKey, Signature};
 use proto::member::Member;
-use proto::typed::{CloseRequest, Receipt, Settlement, Voucher};
+use proto::typed::{CloseRequest, Receipt, Settlement, TickVoucher, Voucher};
 use proto::{AccountId, Amount, Asset, ChannelId, ChannelTerms, Domain, Proof, Proven, Scheme, Side, Signed};
 use serde::{Deserialize, Serialize};
 
@@ -109,6 +109,9 @@ pub struct KitEvidence {
     pub hub_paid: Amount,
     /// The member's newest voucher of each lane.
     pub member_vouchers: Vec<KitVoucher>,
+    /// The member's streams of ticks, for the lanes that end with one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub member_ticks: Vec<KitTicks>,
     /// The hub's largest voucher.
     pub hub_voucher: Option<KitVoucher>,
     /// A receipt of the hub that is worth more than its voucher.
@@ -132,6 +135,29 @@ pub struct KitVoucher {
     pub memo: B256,
     /// The payer's word.
     pub proof: Proof,
+}
+
+/// A stream of ticks on a lane, up to the last one that the hub receipted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KitTicks {
+    /// The lane.
+    pub lane: u32,
+    /// Everything paid on the lane before the stream.
+    pub cumulative: Amount,
+    /// What a tick pays.
+    pub tick: Amount,
+    /// Ticks of the stream.
+    pub ticks: u32,
+    /// The end of its hash chain.
+    pub anchor: B256,
+    /// The running hash of what was paid.
+    pub memo: B256,
+    /// Ticks paid.
+    pub index: u32,
+    /// Hashes to the anchor in as many steps.
+    pub preimage: B256,
+    /// The member's signature over the voucher.
+    pub signature: Signature,
 }
 
 /// A receipt.
@@ -379,7 +405,7 @@ impl AccountParts {
     fn of(domain: &Domain, member: &Member, asset: Asset) -> Option<AccountParts> {
         let held = member.evidence(asset)?;
         let mut evidence = Evidence::new(AccountId { channel: member.channel(), asset });
-        for claim in held.lanes.into_iter().map(Claim::Member).chain(held.hub.map(Claim::Hub)) {
+        for claim in held.lanes.into_iter().map(Claim::from).chain(held.hub.map(Claim::Hub)) {
             if let Err(error) = evidence.add(claim) {
                 tracing::warn!(%error, "a piece of evidence is left out of the exit kit");
             }
@@ -410,6 +436,11 @@ impl AccountParts {
             LaneClaim::Ticks(_) => None,
         });
         let member_vouchers = member_vouchers.collect();
+        let member_ticks = evidence.lanes().values().filter_map(|claim| match claim {
+            LaneClaim::Voucher(_) => None,
+            LaneClaim::Ticks(claim) => Some(KitTicks::of(claim)),
+        });
+        let member_ticks = member_ticks.collect();
         let (mut hub_voucher, mut hub_receipt) = (None, None);
         match evidence.hub() {
             Some(HubClaim::Voucher(v)) => hub_voucher = Some(KitVoucher::of(v.body(), v.proof().clone())),
@@ -428,6 +459,7 @@ impl AccountParts {
                 member_paid,
                 hub_paid,
                 member_vouchers,
+                member_ticks,
                 hub_voucher,
                 hub_receipt,
                 close_request,
@@ -479,6 +511,29 @@ impl KitVoucher {
             lane: self.lane,
             cumulative: self.cumulative.get(),
             credits: self.credits,
+            memo: self.memo,
+        }
+    }
+}
+
+impl KitTicks {
+    fn of(claim: &TickClaim) -> Self {
+        let signature = *claim.voucher().signature();
+        let TickVoucher { lane, cumulative, tick, ticks, anchor, memo, .. } = *claim.voucher().body();
+        let (cumulative, tick) = (Amount::new(cumulative), Amount::new(tick));
+        let (index, preimage) = (claim.index(), claim.preimage());
+        KitTicks { lane, cumulative, tick, ticks, anchor, memo, index, preimage, signature }
+    }
+
+    fn body(&self, account: &AccountId) -> TickVoucher {
+        TickVoucher {
+            channelId: account.channel.0,
+            asset: account.asset,
+            lane: self.lane,
+            cumulative: self.cumulative.get(),
+            tick: self.tick.get(),
+            ticks: self.ticks,
+            anchor: self.anchor,
             memo: self.memo,
         }
     }
@@ -551,6 +606,11 @@ impl Verifier<'_> {
             };
             let body = voucher.body(&id, Side::Member);
             add(Claim::Member(self.signed("a voucher of the member", body, signature)?))?;
+        }
+        for ticks in &held.member_ticks {
+            let signed = self.signed("a stream of the member", ticks.body(&id), &ticks.signature)?;
+            let claim = TickClaim::verify(signed, ticks.index, ticks.preimage);
+            add(Claim::Ticks(claim.map_err(|e| KitError::Damaged { what: e.to_string() })?))?;
         }
         if let Some(voucher) = &held.hub_voucher {
             let body = voucher.body(&id, Side::Hub);

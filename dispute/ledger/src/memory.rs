@@ -5,8 +5,9 @@
 //! only spread them over locks and tables. The memory also knows how far up somebody has read, so that a new value
 //! tells at once whether an older one may have been read.
 //!
-//! Nothing here decides what is in the block: a wrong answer costs an execution, because every value read is
-//! compared with the committed one before anything is committed.
+//! A wrong value here costs an execution, because what was read is compared with the committed state before anything is
+//! committed. The one answer that is believed is [`Read::Base`] for a key that nothing committed in the block has
+//! touched: the value then comes from the state before the block, and is not read there a second time.
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

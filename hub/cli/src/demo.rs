@@ -502,7 +502,7 @@ async fn watch_in_the_name_of(
     handle.watch(terms, asset.asset).await.map_err(|e| Failure::other(e.to_string()))?;
     let evidence = member.client.evidence(asset.asset).await.map_err(|e| verbs::failure(&e))?;
     let evidence = evidence.ok_or_else(|| Failure::other("a member of the story holds evidence"))?;
-    let own = evidence.lanes.into_iter().map(Claim::Member);
+    let own = evidence.lanes.into_iter().map(Claim::from);
     for claim in own.chain(evidence.hub.into_iter().map(Claim::Hub)) {
         handle.offer(claim).await.map_err(|e| Failure::other(e.to_string()))?;
     }

@@ -520,7 +520,7 @@ pub async fn of_wallet(client: &Client, name: &str, hub: Option<&str>) -> Result
     for account in client.accounts().await.map_err(|e| verbs::failure(&e))? {
         let balance = &account.balance;
         let evidence = client.evidence(account.asset).await.map_err(|e| verbs::failure(&e))?;
-        let lanes = evidence.iter().flat_map(|e| &e.lanes).map(|v| Amount::new(v.body().cumulative));
+        let lanes = evidence.iter().flat_map(|e| &e.lanes).map(proto::LaneVoucher::value);
         let of_hub = evidence.as_ref().and_then(|e| e.hub.as_ref()).map(|v| Amount::new(v.body().cumulative));
         let held_here = Held {
             hub_paid: of_hub.unwrap_or_default(),

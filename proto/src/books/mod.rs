@@ -32,6 +32,7 @@ use crate::evidence::Signed;
 use crate::frame::{Frame, LaneTip, Payment};
 use crate::ids::{AccountId, Asset, ChannelId, PaymentId};
 use crate::keys::{PublicKey, Scheme};
+use crate::stream::{CLAIM_GAS_MAX, GAS_LANE, GAS_TICK, LaneVoucher, Revealed, StreamId, StreamOpening, TicksPaid};
 use crate::typed::{Ack, ChannelTerms, Domain, Settlement, Voucher};
 
 /// Credits that the books keep for their payee's acknowledgement; older ones are acknowledged without telling the
@@ -41,6 +42,9 @@ pub const LINKS_MAX: usize = 4096;
 /// Digests that one acknowledgement makes the books hand out, 8 MiB: the suffixes of thousands of payers would be many
 /// times that. Those with the longest are left to ask.
 pub const DELIVERED_DIGESTS_MAX: usize = 1 << 18;
+
+/// Lanes that can be full of ticks without their claim passing [`CLAIM_GAS_MAX`]: each takes at most 624,400 gas.
+const LANES_OF_TICKS: usize = 4;
 
 /// Settlements of one account that may be kept unposted at a time.
 pub const KEPT_MAX: usize = 4;
@@ -98,6 +102,15 @@ pub enum Paid {
         /// The flush.
         flush: u64,
     },
+}
+
+/// What an accepted call of [`Books::tick`] means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ticked {
+    /// The ticks up to the index are in the open flush.
+    Accepted,
+    /// The index was accepted before: that flush has answered it, or will.
+    Known,
 }
 
 /// What is asked of a settlement.
@@ -163,8 +176,8 @@ pub struct Channel {
 pub struct Account {
     /// What the ledger says.
     pub ledger: Totals,
-    /// The member's lanes: the newest accepted voucher of each.
-    pub lanes: BTreeMap<u32, Signed<Voucher>>,
+    /// The member's lanes: the newest accepted voucher of each, with the ticks revealed since.
+    pub lanes: BTreeMap<u32, LaneVoucher>,
     /// `PM`: the sum of the lanes.
     pub member_paid: Amount,
     /// `PH`, the open flush included.
@@ -277,6 +290,10 @@ struct OpenFlush {
     credited: Vec<AccountId>,
     seen: BTreeSet<AccountId>,
     ids: BTreeMap<(ChannelId, PaymentId), (Asset, u32, Payment)>,
+    /// The ticks of each opening, which end the record: what they come to is known when the flush is sealed.
+    ticks: Vec<TicksPaid>,
+    /// Where they stand in `ticks`, by payer and stream: a stream has one opening.
+    streams: BTreeMap<(ChannelId, StreamId), usize>,
     debits: BTreeMap<Asset, U256>,
     income: BTreeMap<Asset, Amount>,
 }
@@ -366,10 +383,11 @@ impl Books {
     /// # Panics
     /// As [`Books::seal`].
     pub fn seal_with_outcome(&mut self) -> Option<(FlushRecord, Outcome)> {
-        if self.open.entries.is_empty() {
+        if self.open.entries.is_empty() && self.open.ticks.is_empty() {
             return None;
         }
-        let open = std::mem::take(&mut self.open);
+        let mut open = std::mem::take(&mut self.open);
+        open.entries.extend(open.ticks.into_iter().map(Entry::Ticks));
         let credited: Vec<CreditBase> = open.credited.iter().map(|account| self.credit_base(*account)).collect();
         let income: Vec<(Asset, Amount)> =
             open.income.keys().map(|asset| (*asset, self.income.get(asset).copied().unwrap_or_default())).collect();
@@ -601,15 +619,18 @@ impl Books {
         let payer = channel.accounts.get(&from.asset).unwrap_or(&none);
         payer.check_open()?;
         payer.check_continues(&frame)?;
+        payer.check_claim_gas(frame.lane(), GAS_LANE)?;
         policy.check_fees(&frame.payments)?;
-        self.check_payees(from, &frame.payments)?;
+        for payment in &frame.payments {
+            self.check_payee(from, payment.payee)?;
+        }
         let cost = frame.cost().ok_or(Refusal::Overflow { account: from })?;
         let available = payer.member_net();
         if !covers(available, cost) {
             return Err(Refusal::InsufficientFunds { cost, available: clamp(available) });
         }
         let member_paid = payer.member_paid.checked_add(cost).ok_or(Refusal::Overflow { account: from })?;
-        let credits = self.check_backing(from, &frame.payments)?;
+        let credits = self.check_backing(from, frame.payments.iter().map(|p| (p.payee, p.amount)))?;
         self.take(from, frame, member_paid, credits);
         Ok(Paid::Accepted)
     }
@@ -618,6 +639,8 @@ impl Books {
     fn known(&self, frame: &Frame, index: &impl PaymentIndex) -> Result<Option<u64>, Refusal> {
         let from = frame.account();
         let next = self.sealed.saturating_add(1);
+        // The ids of ticks are only known when the flush is sealed, so all of their stream are taken.
+        let taken = |p: &Payment| self.open.streams.contains_key(&(from.channel, StreamId::of(p.id)));
         let find = |payment: &Payment| match self.open.ids.get(&(from.channel, payment.id)) {
             Some((asset, entry, known)) => {
                 Some(KnownPayment { flush: next, asset: *asset, entry: *entry, payment: known.clone() })
@@ -628,7 +651,7 @@ impl Books {
         for (i, payment) in frame.payments.iter().enumerate() {
             let used = Refusal::IdUsed { id: payment.id };
             match find(payment) {
-                None if place.is_some() => return Err(used),
+                None if place.is_some() || taken(payment) => return Err(used),
                 None => {}
                 Some(_) if i > 0 && place.is_none() => return Err(used),
                 Some(known) => {
@@ -651,27 +674,31 @@ impl Books {
         if self.draining { Err(Refusal::Draining) } else { Ok(()) }
     }
 
-    fn check_payees(&self, from: AccountId, payments: &[Payment]) -> Result<(), Refusal> {
-        for payment in payments.iter().filter(|p| p.payee != ChannelId::HUB) {
-            let payee = payment.payee;
-            if payee == from.channel {
-                return Err(Refusal::PayeeIsPayer);
-            }
-            let channel = self.channels.get(&payee).filter(|c| c.served).ok_or(Refusal::UnknownPayee { payee })?;
-            if channel.accounts.get(&from.asset).is_some_and(Account::is_blocking) {
-                return Err(Refusal::PayeeClosing { payee });
-            }
+    fn check_payee(&self, from: AccountId, payee: ChannelId) -> Result<(), Refusal> {
+        if payee == ChannelId::HUB {
+            return Ok(());
+        }
+        if payee == from.channel {
+            return Err(Refusal::PayeeIsPayer);
+        }
+        let channel = self.channels.get(&payee).filter(|c| c.served).ok_or(Refusal::UnknownPayee { payee })?;
+        if channel.accounts.get(&from.asset).is_some_and(Account::is_blocking) {
+            return Err(Refusal::PayeeClosing { payee });
         }
         Ok(())
     }
 
     /// What each payee's account gets, if the hub's collateral in each covers it.
-    fn check_backing(&mut self, from: AccountId, payments: &[Payment]) -> Result<BTreeMap<AccountId, Amount>, Refusal> {
+    fn check_backing(
+        &mut self,
+        from: AccountId,
+        payments: impl Iterator<Item = (ChannelId, Amount)>,
+    ) -> Result<BTreeMap<AccountId, Amount>, Refusal> {
         let mut credits: BTreeMap<AccountId, Amount> = BTreeMap::new();
-        for payment in payments.iter().filter(|p| p.payee != ChannelId::HUB) {
-            let account = AccountId { channel: payment.payee, asset: from.asset };
+        for (payee, amount) in payments.filter(|(payee, _)| *payee != ChannelId::HUB) {
+            let account = AccountId { channel: payee, asset: from.asset };
             let credit = credits.entry(account).or_default();
-            *credit = credit.checked_add(payment.amount).ok_or(Refusal::Overflow { account })?;
+            *credit = credit.checked_add(amount).ok_or(Refusal::Overflow { account })?;
         }
         let mut short = None;
         for (account, credit) in &credits {
@@ -695,10 +722,21 @@ impl Books {
 
     /// The one place where an accepted frame changes the books.
     fn take(&mut self, from: AccountId, frame: Frame, member_paid: Amount, credits: BTreeMap<AccountId, Amount>) {
-        let debit = member_paid.saturating_sub(self.entry(from).member_paid);
+        self.entry(from).lanes.insert(frame.lane(), LaneVoucher::Plain(frame.voucher.clone()));
+        self.move_money(from, member_paid, credits);
+        let entry = u32::try_from(self.open.entries.len()).expect("a flush holds fewer than 2^32 entries");
+        for payment in &frame.payments {
+            self.open.ids.insert((from.channel, payment.id), (from.asset, entry, payment.clone()));
+            self.note_credited(AccountId { channel: payment.payee, asset: from.asset });
+        }
+        self.open.entries.push(Entry::Frame(frame));
+    }
+
+    /// From the payer to the payees and, what is left, to the hub.
+    fn move_money(&mut self, from: AccountId, member_paid: Amount, credits: BTreeMap<AccountId, Amount>) {
         let payer = self.entry(from);
+        let debit = member_paid.saturating_sub(payer.member_paid);
         payer.member_paid = member_paid;
-        payer.lanes.insert(frame.lane(), frame.voucher.clone());
         let credited = Amount::checked_sum(credits.values().copied()).expect("parts of a sum that fits");
         for (account, credit) in credits {
             let payee = self.entry(account);
@@ -711,16 +749,14 @@ impl Books {
         *of_flush = of_flush.saturating_add(income);
         let debits = self.open.debits.entry(from.asset).or_default();
         *debits = debits.saturating_add(debit.into());
-        let entry = u32::try_from(self.open.entries.len()).expect("a flush holds fewer than 2^32 entries");
-        for payment in &frame.payments {
-            self.open.ids.insert((from.channel, payment.id), (from.asset, entry, payment.clone()));
-            let account = AccountId { channel: payment.payee, asset: from.asset };
-            if payment.payee != ChannelId::HUB && self.open.seen.insert(account) {
-                self.open.credited.push(account);
-                self.note_low_backing(account);
-            }
+    }
+
+    /// The accounts of a flush, in the order of their first credit.
+    fn note_credited(&mut self, account: AccountId) {
+        if account.channel != ChannelId::HUB && self.open.seen.insert(account) {
+            self.open.credited.push(account);
+            self.note_low_backing(account);
         }
-        self.open.entries.push(Entry::Frame(frame));
     }
 
     /// Asks for collateral before it runs out: at half of the target.
@@ -730,6 +766,144 @@ impl Books {
         if low {
             self.want(id, Amount::ZERO);
         }
+    }
+}
+
+// ---- streams -------------------------------------------------------------------------------------------------------
+
+impl Books {
+    /// Decides the opening of a stream whose form and signature were checked; the same opening again is accepted again.
+    pub fn open_stream(&mut self, session: SessionId, opening: StreamOpening) -> Result<(), Refusal> {
+        let from = opening.account();
+        let known = self.lane(from, opening.lane()).and_then(LaneVoucher::ticks);
+        if known.is_some_and(|known| *known.opening() == opening) {
+            return Ok(());
+        }
+        let payer = self.check_payer(session, from)?;
+        let (tip, terms) = (payer.tip(opening.lane()), *opening.terms());
+        if tip.opened(&terms) != opening.tip(0) {
+            return Err(Refusal::LaneBroken { lane: opening.lane(), cumulative: tip.cumulative });
+        }
+        payer.check_claim_gas(opening.lane(), GAS_LANE)?;
+        let price = self.policy.asset(from.asset).map(|policy| policy.fee(terms.amount)).unwrap_or_default();
+        if terms.fee < price {
+            return Err(Refusal::FeeTooLow { id: terms.stream.payment(0), given: terms.fee, price });
+        }
+        self.check_payee(from, terms.payee)?;
+        // Ticks of this flush stand at its end, where an opening of the same stream would take their ids again.
+        if self.open.streams.contains_key(&(from.channel, terms.stream)) {
+            return Err(Refusal::IdUsed { id: terms.stream.payment(0) });
+        }
+        self.record(Entry::Stream(opening));
+        Ok(())
+    }
+
+    /// Decides ticks whose word was checked: everything between the index accepted before and this one is paid.
+    pub fn tick(
+        &mut self,
+        session: SessionId,
+        from: AccountId,
+        lane: u32,
+        revealed: Revealed,
+        index: &impl PaymentIndex,
+    ) -> Result<Ticked, Refusal> {
+        let stream = self.lane(from, lane).and_then(LaneVoucher::ticks);
+        let stream = stream.filter(|stream| stream.anchor() == revealed.anchor());
+        if stream.is_some_and(|stream| revealed.index() <= stream.index()) {
+            return Ok(Ticked::Known);
+        }
+        let payer = self.check_payer(session, from)?;
+        let tip = payer.tip(lane);
+        let Some(stream) = stream else { return Err(Refusal::LaneBroken { lane, cumulative: tip.cumulative }) };
+        let paid = TicksPaid {
+            account: from,
+            lane,
+            anchor: revealed.anchor(),
+            terms: *stream.opening().terms(),
+            before: stream.index(),
+            index: revealed.index(),
+            word: revealed.word(),
+            cumulative: stream.opening().tip(revealed.index()).cumulative,
+        };
+        payer.check_claim_gas(lane, GAS_LANE.saturating_add(GAS_TICK.saturating_mul(paid.index.into())))?;
+        self.check_payee(from, paid.terms.payee)?;
+        let cost = paid.cumulative.saturating_sub(tip.cumulative);
+        let available = payer.member_net();
+        if !covers(available, cost) {
+            return Err(Refusal::InsufficientFunds { cost, available: clamp(available) });
+        }
+        let member_paid = payer.member_paid.checked_add(cost).ok_or(Refusal::Overflow { account: from })?;
+        let place = self.check_tick_id(&paid, index)?;
+        let credits = self.check_backing(from, std::iter::once((paid.terms.payee, paid.amount())))?;
+        if let Some(lane) = self.entry(from).lanes.get_mut(&lane).and_then(LaneVoucher::ticks_mut) {
+            lane.advance(&revealed);
+        }
+        self.move_money(from, member_paid, credits);
+        self.note_credited(AccountId { channel: paid.terms.payee, asset: from.asset });
+        match place {
+            Some(place) => {
+                let before = self.open.ticks[place].before;
+                self.open.ticks[place] = TicksPaid { before, ..paid };
+            }
+            None => {
+                self.open.streams.insert((from.channel, paid.terms.stream), self.open.ticks.len());
+                self.open.ticks.push(paid);
+            }
+        }
+        Ok(Ticked::Accepted)
+    }
+
+    /// Decides a fold whose signature was checked: a plain voucher of what the lane is worth; the same again is accepted
+    /// again.
+    pub fn fold(&mut self, session: SessionId, fold: Signed<Voucher>) -> Result<(), Refusal> {
+        let (from, lane) = (fold.body().account(), fold.body().lane);
+        let known = self.lane(from, lane);
+        if known.is_some_and(|known| matches!(known, LaneVoucher::Plain(voucher) if voucher.body() == fold.body())) {
+            return Ok(());
+        }
+        let tip = self.check_payer(session, from)?.tip(lane);
+        let folded = known.and_then(LaneVoucher::ticks).map(|ticks| tip.folded(ticks.anchor(), ticks.index()));
+        let given = LaneTip { cumulative: Amount::new(fold.body().cumulative), memo: fold.body().memo };
+        if folded != Some(given) {
+            return Err(Refusal::LaneBroken { lane, cumulative: tip.cumulative });
+        }
+        self.record(Entry::Folded(fold));
+        Ok(())
+    }
+
+    fn lane(&self, id: AccountId, lane: u32) -> Option<&LaneVoucher> {
+        self.account(id)?.lanes.get(&lane)
+    }
+
+    /// What every call of a payer besides a frame's needs first, in the order of [`Refusal`]. As with frames, what was
+    /// accepted before is known in any case: a refusal of it would be untrue.
+    fn check_payer(&self, session: SessionId, from: AccountId) -> Result<&Account, Refusal> {
+        self.check_running()?;
+        let unknown = Refusal::UnknownChannel { channel: from.channel };
+        let channel = self.channels.get(&from.channel).ok_or(unknown)?;
+        if self.sessions.get(&from.channel) != Some(&session) {
+            return Err(Refusal::OldSession);
+        }
+        self.policy.asset(from.asset).ok_or(Refusal::UnknownAsset { asset: from.asset })?;
+        let account = channel.accounts.get(&from.asset);
+        let account = account.ok_or(Refusal::InsufficientFunds { cost: Amount::ZERO, available: Amount::ZERO })?;
+        account.check_open()?;
+        Ok(account)
+    }
+
+    /// Where the open flush has ticks of the same opening, if it has; an error where the id that these would make one
+    /// payment under was used before.
+    fn check_tick_id(&self, paid: &TicksPaid, index: &impl PaymentIndex) -> Result<Option<usize>, Refusal> {
+        let (payer, id) = (paid.account.channel, paid.id());
+        let place = self.open.streams.get(&(payer, paid.terms.stream)).copied();
+        let another = |at: usize| {
+            let known = &self.open.ticks[at];
+            (known.account, known.lane, known.anchor) != (paid.account, paid.lane, paid.anchor)
+        };
+        if place.is_some_and(another) || self.open.ids.contains_key(&(payer, id)) || index.find(payer, id).is_some() {
+            return Err(Refusal::IdUsed { id });
+        }
+        Ok(place)
     }
 }
 
@@ -904,8 +1078,25 @@ impl Books {
                 let after = frame.tip().cumulative;
                 if after > before {
                     account.member_paid = account.member_paid.saturating_add(after.saturating_sub(before));
-                    account.lanes.insert(frame.lane(), frame.voucher.clone());
+                    account.lanes.insert(frame.lane(), LaneVoucher::Plain(frame.voucher.clone()));
                 }
+            }
+            Entry::Stream(opening) => {
+                self.entry(opening.account()).raise_lane(LaneVoucher::opened(opening.clone()));
+            }
+            Entry::Folded(voucher) => {
+                self.entry(voucher.body().account()).raise_lane(LaneVoucher::Plain(voucher.clone()));
+            }
+            Entry::Ticks(paid) => {
+                let account = self.entry(paid.account);
+                let before = account.tip(paid.lane).cumulative;
+                // What continued the lane in the same flush stands before the ticks that it counts on.
+                let lane = account.lanes.get_mut(&paid.lane).and_then(LaneVoucher::ticks_mut);
+                if let Some(lane) = lane.filter(|lane| lane.opening().tip(paid.index).cumulative == paid.cumulative) {
+                    lane.advance(&paid.revealed());
+                }
+                let after = account.tip(paid.lane).cumulative;
+                account.member_paid = account.member_paid.saturating_add(after.saturating_sub(before));
             }
             Entry::Proposed(settlement) => {
                 let account = self.entry(settlement.account());
@@ -1004,10 +1195,27 @@ impl Books {
 impl Account {
     /// Where a lane stands.
     pub fn tip(&self, lane: u32) -> LaneTip {
-        self.lanes.get(&lane).map_or_else(LaneTip::default, |v| LaneTip {
-            cumulative: Amount::new(v.body().cumulative),
-            memo: v.body().memo,
-        })
+        self.lanes.get(&lane).map_or_else(LaneTip::default, LaneVoucher::tip)
+    }
+
+    /// Takes a lane's next voucher of a replay: one that is worth less than what is there was overtaken.
+    fn raise_lane(&mut self, voucher: LaneVoucher) {
+        let (before, after) = (self.tip(voucher.lane()).cumulative, voucher.value());
+        if after >= before {
+            self.member_paid = self.member_paid.saturating_add(after.saturating_sub(before));
+            self.lanes.insert(voucher.lane(), voucher);
+        }
+    }
+
+    /// Whether the evidence of the member's direction fits one call if claiming `lane` takes `gas`.
+    fn check_claim_gas(&self, lane: u32, gas: u64) -> Result<(), Refusal> {
+        // So few lanes cannot pass the bound, whatever their ticks.
+        if self.lanes.len() < LANES_OF_TICKS {
+            return Ok(());
+        }
+        let others = self.lanes.iter().filter(|(n, _)| **n != lane).map(|(_, voucher)| voucher.claim_gas());
+        let gas = others.fold(gas, u64::saturating_add);
+        if gas > CLAIM_GAS_MAX { Err(Refusal::FoldFirst { gas, max: CLAIM_GAS_MAX }) } else { Ok(()) }
     }
 
     /// What the member may still pay.

@@ -17,6 +17,7 @@ use crate::evidence::{Proven, Signed};
 use crate::frame::{Frame, payments_hash};
 use crate::ids::{AccountId, Asset, ChannelId, PaymentId, Side};
 use crate::keys::{Scheme, SecretKey, Signature};
+use crate::stream::{StreamOpening, TicksPaid};
 use crate::typed::{Ack, Batchable, ChannelTerms, Domain, Receipt, Settlement, Voucher, chain_hash};
 
 /// One durable write of the hub.
@@ -52,6 +53,13 @@ pub enum Entry {
     Named(ChannelId, String),
     /// A frame was accepted.
     Frame(Frame),
+    /// A stream was opened on a lane; it pays nothing by itself.
+    Stream(StreamOpening),
+    /// A lane of ticks was folded into a plain voucher of the same value.
+    Folded(Signed<Voucher>),
+    /// Ticks were accepted: one entry for all of one opening, after every other entry of the flush, so that payments
+    /// stand in the order frames, then ticks.
+    Ticks(TicksPaid),
     /// A settlement was proposed; it counts as posted from here on.
     Proposed(Settlement),
     /// The member signed it; the hub's signature is a leaf of this flush.
@@ -124,8 +132,24 @@ impl FlushRecord {
     pub fn outcome(&self, domain: &Domain) -> Outcome {
         let mut collected = Collected::default();
         for entry in &self.entries {
-            if let Entry::Frame(frame) = entry {
-                collected.add(frame);
+            match entry {
+                Entry::Frame(frame) => {
+                    let from = frame.account();
+                    let items = frame.payments.iter().map(|p| (p.payee, (p.id, p.amount, p.note.clone())));
+                    items.for_each(|(payee, item)| collected.add(from, payee, item));
+                }
+                Entry::Ticks(paid) => {
+                    collected.add(paid.account, paid.terms.payee, (paid.id(), paid.amount(), Bytes::new()));
+                }
+                Entry::Opened(_)
+                | Entry::Ledger { .. }
+                | Entry::Named(..)
+                | Entry::Stream(_)
+                | Entry::Folded(_)
+                | Entry::Proposed(_)
+                | Entry::Agreed(_)
+                | Entry::Acked(_)
+                | Entry::Frozen { .. } => {}
             }
         }
         let mut outcome = Outcome::default();
@@ -224,7 +248,8 @@ impl Batches<'_> {
     }
 }
 
-type Items = Vec<(PaymentId, Amount, Bytes)>;
+type Item = (PaymentId, Amount, Bytes);
+type Items = Vec<Item>;
 
 /// The payments of a flush by payee account and payer, in the order of first appearance.
 #[derive(Default)]
@@ -241,20 +266,15 @@ struct Payers {
 }
 
 impl Collected {
-    fn add(&mut self, frame: &Frame) {
-        let from = frame.account();
-        for p in &frame.payments {
-            let item = (p.id, p.amount, p.note.clone());
-            if p.payee == ChannelId::HUB {
-                self.to_hub.entry((from.channel, from.asset)).or_default().push(item);
-                continue;
-            }
-            let payers = self.to_members.entry(AccountId { channel: p.payee, asset: from.asset }).or_default();
-            let place = *payers.places.entry(from.channel).or_insert(payers.in_order.len());
-            match payers.in_order.get_mut(place) {
-                Some((_, items)) => items.push(item),
-                None => payers.in_order.push((from.channel, vec![item])),
-            }
+    fn add(&mut self, from: AccountId, payee: ChannelId, item: Item) {
+        if payee == ChannelId::HUB {
+            return self.to_hub.entry((from.channel, from.asset)).or_default().push(item);
+        }
+        let payers = self.to_members.entry(AccountId { channel: payee, asset: from.asset }).or_default();
+        let place = *payers.places.entry(from.channel).or_insert(payers.in_order.len());
+        match payers.in_order.get_mut(place) {
+            Some((_, items)) => items.push(item),
+            None => payers.in_order.push((from.channel, vec![item])),
         }
     }
 

@@ -4,6 +4,7 @@ use crate::account::Status;
 use crate::amount::Amount;
 use crate::frame::FrameError;
 use crate::ids::{AccountId, Asset, ChannelId, PaymentId};
+use crate::stream::StreamError;
 
 /// A refusal. It is final for the bytes that it answers; nothing was changed and no payment id was used up.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -11,6 +12,9 @@ pub enum Refusal {
     /// The frame itself is malformed or not signed by its payer.
     #[error(transparent)]
     Frame(#[from] FrameError),
+    /// An opening, a tick or a fold is malformed, not signed by its payer, or not of its chain.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
     /// The id was used for a payment with other content, or for only some payments of the frame.
     #[error("payment id {id} was used before; a new payment needs a new id, a repetition the whole old frame")]
     IdUsed {
@@ -59,6 +63,14 @@ pub enum Refusal {
         lane: u32,
         /// What was accepted on it.
         cumulative: Amount,
+    },
+    /// The evidence of the account would no longer fit one call to the ledger.
+    #[error("the account's lanes would take {gas} gas to claim, at most {max}; fold a lane of ticks first")]
+    FoldFirst {
+        /// What it would be.
+        gas: u64,
+        /// The bound.
+        max: u64,
     },
     /// A fee below the hub's price.
     #[error("payment {id} offers a fee of {given}, the price is {price}")]
@@ -161,7 +173,11 @@ impl Refusal {
     pub fn reason(&self) -> &'static str {
         match self {
             Refusal::Frame(FrameError::Key(_)) => "BAD_SIGNATURE",
-            Refusal::Frame(_) => "MALFORMED",
+            Refusal::Stream(StreamError::Key(_)) => "BAD_SIGNATURE",
+            Refusal::Stream(StreamError::WrongWord { .. }) => "BAD_PREIMAGE",
+            Refusal::Stream(StreamError::NoStream { .. }) => "NO_STREAM",
+            Refusal::Stream(StreamError::Behind { .. }) => "TICK_BEHIND",
+            Refusal::Frame(_) | Refusal::Stream(_) => "MALFORMED",
             Refusal::IdUsed { .. } => "ID_USED",
             Refusal::HubFrozen => "HUB_FROZEN",
             Refusal::Draining => "DRAINING",
@@ -171,6 +187,7 @@ impl Refusal {
             Refusal::NotOpen { .. } => "NOT_OPEN",
             Refusal::Freezing { .. } => "FREEZING",
             Refusal::LaneBroken { .. } => "LANE_BROKEN",
+            Refusal::FoldFirst { .. } => "FOLD_FIRST",
             Refusal::FeeTooLow { .. } => "FEE_TOO_LOW",
             Refusal::UnknownPayee { .. } => "UNKNOWN_PAYEE",
             Refusal::PayeeIsPayer => "PAYEE_IS_PAYER",

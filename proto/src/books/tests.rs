@@ -1,9 +1,12 @@
 //! Every refusal, the order of the checks, the stories of the protocol that the hub's books decide, and random runs
 //! that hold conservation, replay and reproducibility.
 
+mod streams;
+
 use super::*;
 use crate::frame::{FrameError, NOTE_MAX, PAYEES_MAX, PAYMENTS_MAX};
 use crate::keys::{SecretKey, Signature};
+use crate::stream::{StreamTerms, Words, fold_voucher};
 use crate::typed::chain_hash;
 use alloy_primitives::{FixedBytes, address};
 
@@ -39,6 +42,20 @@ struct Member {
     key: SecretKey,
     id: ChannelId,
     session: SessionId,
+}
+
+/// A stream of a member, with its chain.
+struct Stream {
+    from: usize,
+    lane: u32,
+    opening: StreamOpening,
+    words: Words,
+}
+
+impl Stream {
+    fn terms(&self) -> &StreamTerms {
+        self.opening.terms()
+    }
 }
 
 fn a(n: u128) -> Amount {
@@ -195,6 +212,73 @@ impl World {
         self.send(from, frame)
     }
 
+    /// Fresh terms of a stream.
+    fn stream_terms(&mut self, payee: ChannelId, amount: u128, fee: u128) -> StreamTerms {
+        self.ids += 1;
+        let stream = StreamId(FixedBytes::left_padding_from(&self.ids.to_be_bytes()));
+        StreamTerms { stream, payee, amount: a(amount), fee: a(fee) }
+    }
+
+    fn words(&mut self, ticks: u32) -> Words {
+        self.ids += 1;
+        Words::new(B256::left_padding_from(&self.ids.to_be_bytes()), ticks)
+    }
+
+    /// An opening of member `from` that continues the lane's accepted tip.
+    fn opening(&self, from: usize, lane: u32, terms: StreamTerms, words: &Words) -> StreamOpening {
+        let account = self.account_id(from);
+        let tip = self.books.account(account).map(|x| x.tip(lane)).unwrap_or_default();
+        let key = &self.members[from].key;
+        StreamOpening::sign(&domain(), key, account, lane, tip, terms, words).expect("well-formed")
+    }
+
+    fn open_with(&mut self, from: usize, lane: u32, terms: StreamTerms, ticks: u32) -> Result<Stream, Refusal> {
+        let words = self.words(ticks);
+        let opening = self.opening(from, lane, terms, &words);
+        self.books.open_stream(self.members[from].session, opening.clone())?;
+        Ok(Stream { from, lane, opening, words })
+    }
+
+    /// Member `from` opens a stream of ticks of one unit to member `to`.
+    fn open_stream(&mut self, from: usize, lane: u32, to: usize, ticks: u32) -> Result<Stream, Refusal> {
+        let terms = self.stream_terms(self.id(to), 1, 0);
+        self.open_with(from, lane, terms, ticks)
+    }
+
+    fn tick(&mut self, stream: &Stream, index: u32) -> Result<Ticked, Refusal> {
+        let revealed = stream.words.reveal(index).expect("within the chain");
+        let (session, account) = (self.members[stream.from].session, self.account_id(stream.from));
+        self.books.tick(session, account, stream.lane, revealed, &self.index)
+    }
+
+    fn fold(&mut self, stream: &Stream, index: u32) -> Result<(), Refusal> {
+        let fold = Signed::sign(&domain(), &self.members[stream.from].key, fold_voucher(&stream.opening, index));
+        self.books.fold(self.members[stream.from].session, fold)
+    }
+
+    /// What a flush says of ticks that it accepted.
+    fn ticks(&self, stream: &Stream, before: u32, index: u32) -> TicksPaid {
+        let word = stream.words.word(index).expect("within the chain");
+        let (account, lane, anchor) = (self.account_id(stream.from), stream.lane, stream.words.anchor());
+        let cumulative = stream.opening.tip(index).cumulative;
+        TicksPaid { account, lane, anchor, terms: *stream.terms(), before, index, word, cumulative }
+    }
+
+    /// The records make these books from nothing, once and twice, and onto what is there already.
+    fn assert_replays(&self) {
+        let policy = self.books.policy().clone();
+        let mut fresh = Books::new(domain(), policy.clone());
+        for _ in 0..2 {
+            self.records.iter().for_each(|record| fresh.replay(record));
+            assert_eq!(fresh.channels(), self.books.channels());
+            assert_eq!(fresh.ground(), self.books.ground());
+        }
+        let channels = self.books.channels().clone();
+        let mut ahead = Books::restore(domain(), policy, self.books.ground(), channels);
+        self.records.iter().for_each(|record| ahead.replay(record));
+        assert_eq!(ahead.channels(), self.books.channels());
+    }
+
     fn sign(&self, n: usize, settlement: &Settlement) -> Signed<Settlement> {
         Signed::sign(&domain(), &self.members[n].key, settlement.clone())
     }
@@ -206,16 +290,17 @@ impl World {
 
     fn seal(&mut self) -> Option<FlushRecord> {
         let record = self.books.seal()?;
-        for (entry, frame) in record.entries.iter().enumerate() {
-            let Entry::Frame(frame) = frame else { continue };
-            for payment in &frame.payments {
-                let known = KnownPayment {
-                    flush: record.number,
-                    asset: frame.account().asset,
-                    entry: u32::try_from(entry).expect("few"),
-                    payment: payment.clone(),
-                };
-                self.index.insert((frame.account().channel, payment.id), known);
+        for (entry, decision) in record.entries.iter().enumerate() {
+            let (from, payments) = match decision {
+                Entry::Frame(frame) => (frame.account(), frame.payments.clone()),
+                Entry::Ticks(paid) => (paid.account, vec![paid.payment()]),
+                _ => continue,
+            };
+            for payment in payments {
+                let entry = u32::try_from(entry).expect("few");
+                let id = payment.id;
+                let known = KnownPayment { flush: record.number, asset: from.asset, entry, payment };
+                assert_eq!(self.index.insert((from.channel, id), known), None, "an id is paid once");
             }
         }
         self.records.push(record.clone());
@@ -231,7 +316,7 @@ impl World {
     fn audit(&self) {
         for (id, channel) in self.books.channels() {
             for account in channel.accounts.values() {
-                let lanes = Amount::checked_sum(account.lanes.values().map(|v| a(v.body().cumulative)));
+                let lanes = Amount::checked_sum(account.lanes.values().map(LaneVoucher::value));
                 assert_eq!(lanes, Some(account.member_paid), "PM is the sum of the lanes of {id}");
                 let (member, hub) = account.ledger_nets();
                 assert_eq!(account.ledger.custody(), member.saturating_add(hub), "I1 of {id}");
@@ -983,14 +1068,15 @@ impl Dice {
 struct Run {
     world: World,
     dice: Dice,
+    streams: Vec<Stream>,
     grounds: Vec<Ground>,
     rows: Vec<BTreeMap<ChannelId, Channel>>,
 }
 
 impl Run {
     fn new(seed: u64) -> Run {
-        let mut run =
-            Run { world: World::with_policy(&[], policy(1, 1000)), dice: Dice(seed), grounds: vec![], rows: vec![] };
+        let world = World::with_policy(&[], policy(1, 1000));
+        let mut run = Run { world, dice: Dice(seed), streams: vec![], grounds: vec![], rows: vec![] };
         run.keep_rows();
         for _ in 0..4 {
             run.world.open(deposits(500, 300));
@@ -1015,7 +1101,10 @@ impl Run {
 
     fn step(&mut self) {
         let n = self.dice.below(self.world.members.len());
-        match self.dice.below(20) {
+        match self.dice.below(28) {
+            20 | 21 => self.open_stream(n),
+            22..=26 => self.tick(),
+            27 => self.fold(),
             0..=8 => self.pay(n),
             9 | 10 => self.propose(n),
             11 => self.agree(n),
@@ -1048,6 +1137,45 @@ impl Run {
         let frame = w.frame(from, lane, payments);
         if w.send(from, frame.clone()) == Ok(Paid::Accepted) && self.dice.below(4) == 0 {
             assert!(matches!(w.send(from, frame), Ok(Paid::Again { .. })));
+        }
+    }
+
+    fn open_stream(&mut self, from: usize) {
+        let w = &mut self.world;
+        let to = self.dice.below(w.members.len() + 1);
+        let payee = w.members.get(to).map_or(ChannelId::HUB, |m| m.id);
+        let terms = match self.streams.last() {
+            Some(last) if self.dice.below(5) == 0 => *last.terms(),
+            _ => w.stream_terms(payee, 1 + self.dice.amount(20), 1 + self.dice.amount(2)),
+        };
+        let lane = u32::try_from(self.dice.below(3)).expect("small");
+        if let Ok(stream) = w.open_with(from, lane, terms, 1 + u32::try_from(self.dice.below(12)).expect("small")) {
+            if self.dice.below(3) == 0 {
+                let again = w.books.open_stream(w.members[from].session, stream.opening.clone());
+                assert_eq!(again, Ok(()), "the same again");
+            }
+            self.streams.push(stream);
+        }
+    }
+
+    /// A word of any stream, mostly of a new one.
+    fn tick(&mut self) {
+        let Some(last) = self.streams.len().checked_sub(1) else { return };
+        let stream = &self.streams[last - self.dice.below(last + 1).min(self.dice.below(4))];
+        let index = 1 + self.dice.below(stream.words.ticks() as usize);
+        let index = u32::try_from(index).expect("small");
+        if self.world.tick(stream, index) == Ok(Ticked::Accepted) {
+            assert_eq!(self.world.tick(stream, index), Ok(Ticked::Known));
+        }
+    }
+
+    fn fold(&mut self) {
+        let Some(last) = self.streams.len().checked_sub(1) else { return };
+        let stream = &self.streams[last - self.dice.below(last + 1).min(self.dice.below(4))];
+        let index = self.world.account(stream.from).lanes.get(&stream.lane).and_then(LaneVoucher::ticks);
+        let index = index.map_or(0, |ticks| ticks.index());
+        if index <= stream.words.ticks() && self.world.fold(stream, index).is_ok() {
+            assert_eq!(self.world.fold(stream, index), Ok(()), "the same again");
         }
     }
 
@@ -1170,6 +1298,18 @@ fn the_rare_paths_of_the_random_runs_are_run() {
         note("a proposal went unposted", accounts.iter().any(|x| x.proposed > x.ledger.seq));
         note("credits were acknowledged", accounts.iter().any(|x| x.acked > 0));
         note("several lanes were paid on", accounts.iter().any(|x| x.lanes.len() > 1));
+        let entries = || run.world.records.iter().flat_map(|record| &record.entries);
+        let ticks = |e: &Entry| if let Entry::Ticks(paid) = e { Some((paid.lane, paid.anchor)) } else { None };
+        note("ticks were paid", entries().any(|e| ticks(e).is_some()));
+        note("ticks went on in a later flush", entries().any(|e| matches!(e, Entry::Ticks(paid) if paid.before > 0)));
+        note("a lane of ticks was folded", entries().any(|e| matches!(e, Entry::Folded(_))));
+        let continued = |record: &FlushRecord| {
+            let frames = record.entries.iter().filter_map(|e| if let Entry::Frame(f) = e { Some(f) } else { None });
+            let lanes: Vec<_> = frames.map(|f| (f.account(), f.lane())).collect();
+            let paid = record.entries.iter().filter_map(|e| if let Entry::Ticks(p) = e { Some(p) } else { None });
+            paid.into_iter().any(|p| lanes.contains(&(p.account, p.lane)))
+        };
+        note("a frame and ticks of one lane were in one flush", run.world.records.iter().any(continued));
     }
     assert!(seen.values().all(|count| *count > 0), "{seen:?}");
 }

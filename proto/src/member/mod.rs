@@ -30,8 +30,11 @@ use crate::evidence::{Proof, Proven, Signed};
 use crate::frame::{BYTES_MAX, Frame, FrameError, LaneTip, Payment, payments_hash};
 use crate::ids::{AccountId, Asset, ChannelId, PaymentId};
 use crate::keys::{KeyError, PublicKey, Scheme, SecretKey};
-use crate::typed::{Ack, ChannelTerms, CloseRequest, Domain, Login, Receipt, Settlement, Voucher, chain_hash};
-use crate::wire::{self, Credit, WireError, v1};
+use crate::stream::{LaneVoucher, StreamError, StreamId, StreamOpening, StreamTerms, Words, fold_voucher, times};
+use crate::typed::{
+    Ack, ChannelTerms, CloseRequest, Domain, Login, Receipt, Settlement, TickVoucher, Voucher, chain_hash,
+};
+use crate::wire::{self, Credit, TicksAccepted, WireError, v1};
 
 #[cfg(test)]
 mod tests;
@@ -159,6 +162,8 @@ pub enum Record {
         frames: Vec<(u32, Amount)>,
         /// The receipts.
         receipts: Vec<Proven<Receipt>>,
+        /// The ticks that they prove besides.
+        ticks: Vec<TicksAccepted>,
     },
     /// A frame was refused.
     Refused {
@@ -169,8 +174,60 @@ pub enum Record {
         /// The frame's cumulative amount.
         cumulative: Amount,
     },
+    /// A stream was opened on a lane; the secret is durable before the anchor leaves.
+    Opening {
+        /// The opening.
+        opening: StreamOpening,
+        /// The start of its chain.
+        secret: Secret,
+    },
+    /// The hub took an opening.
+    Opened {
+        /// The account's asset.
+        asset: Asset,
+        /// The lane.
+        lane: u32,
+        /// The opening's anchor.
+        anchor: B256,
+    },
+    /// The hub refused an opening or a fold of a lane.
+    NotOpened {
+        /// The account's asset.
+        asset: Asset,
+        /// The lane.
+        lane: u32,
+    },
+    /// A word of a lane's chain leaves.
+    Revealed {
+        /// The account's asset.
+        asset: Asset,
+        /// The lane.
+        lane: u32,
+        /// Its index.
+        index: u32,
+    },
+    /// Ticks were refused.
+    TicksRefused {
+        /// The account's asset.
+        asset: Asset,
+        /// The lane.
+        lane: u32,
+        /// The opening's anchor.
+        anchor: B256,
+        /// The index refused.
+        index: u32,
+    },
+    /// A lane of ticks is to be folded.
+    Folding(Signed<Voucher>),
+    /// The hub took the fold.
+    Folded {
+        /// The account's asset.
+        asset: Asset,
+        /// The lane.
+        lane: u32,
+    },
     /// The hub showed a newer signature of this member than this store had.
-    Adopted(Signed<Voucher>),
+    Adopted(LaneVoucher),
     /// A larger voucher of the hub is kept as evidence.
     HubVoucher(Proven<Voucher>),
     /// Credits were counted, up to a voucher of the hub.
@@ -254,6 +311,60 @@ pub enum Event {
         retryable: bool,
         /// When, at the earliest.
         retry_after_ms: u32,
+    },
+    /// A stream is open.
+    Opened {
+        /// The asset.
+        asset: Asset,
+        /// The lane.
+        lane: u32,
+        /// The stream.
+        stream: StreamId,
+    },
+    /// An opening was refused: nothing of its stream will be paid.
+    NotOpened {
+        /// The asset.
+        asset: Asset,
+        /// The lane.
+        lane: u32,
+        /// The stream.
+        stream: StreamId,
+        /// A word for programs.
+        reason: String,
+        /// A sentence for people.
+        message: String,
+        /// Whether a new opening may succeed.
+        retryable: bool,
+        /// When, at the earliest.
+        retry_after_ms: u32,
+    },
+    /// Ticks were refused. They may be revealed again, and count as signed until they are receipted.
+    TicksRefused {
+        /// The asset.
+        asset: Asset,
+        /// The lane.
+        lane: u32,
+        /// The stream.
+        stream: StreamId,
+        /// The index refused.
+        index: u32,
+        /// A word for programs.
+        reason: String,
+        /// A sentence for people.
+        message: String,
+        /// Whether it may succeed later.
+        retryable: bool,
+        /// When, at the earliest.
+        retry_after_ms: u32,
+    },
+    /// The hub accepted ticks in an earlier session whose receipts did not come: ask it for the payment.
+    TicksUnproven {
+        /// The asset.
+        asset: Asset,
+        /// The lane.
+        lane: u32,
+        /// The index that the hub shows.
+        index: u32,
     },
     /// A credit was counted.
     Received {
@@ -481,6 +592,33 @@ pub enum PayError {
         /// The bound.
         limit: Amount,
     },
+    /// The lane has no stream that could go on.
+    #[error("lane {lane} has no open stream; open one")]
+    NoStream {
+        /// The lane.
+        lane: u32,
+    },
+    /// An index that is not new, or beyond the chain.
+    #[error("tick {index} of lane {lane} is not between {from} and {ticks}; open another stream when this one ends")]
+    Index {
+        /// The lane.
+        lane: u32,
+        /// The index asked for.
+        index: u32,
+        /// The first that is new.
+        from: u32,
+        /// The chain's length.
+        ticks: u32,
+    },
+    /// A secret whose chain was used before.
+    #[error("this secret made a chain before, on lane {lane}; a stream needs fresh bytes")]
+    SecretUsed {
+        /// The lane.
+        lane: u32,
+    },
+    /// The stream itself.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
     /// The list itself.
     #[error(transparent)]
     Frame(#[from] FrameError),
@@ -572,8 +710,8 @@ pub struct Balance {
 /// What a member can show to the ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evidence {
-    /// His own newest accepted vouchers, by lane.
-    pub lanes: Vec<Signed<Voucher>>,
+    /// His own newest accepted vouchers, by lane, with the ticks accepted.
+    pub lanes: Vec<LaneVoucher>,
     /// The hub's largest.
     pub hub: Option<Proven<Voucher>>,
 }
@@ -591,9 +729,13 @@ pub struct Counted {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Lane {
-    /// The newest voucher answered `Accepted`, or adopted.
-    accepted: Option<Signed<Voucher>>,
-    /// The largest cumulative amount ever signed on the lane.
+    /// The newest voucher answered `Accepted`, or adopted, with the ticks accepted.
+    accepted: Option<LaneVoucher>,
+    /// The stream that was opened last, until something else continues the lane.
+    stream: Option<Stream>,
+    /// A fold that waits for its answer.
+    fold: Option<Fold>,
+    /// The largest cumulative amount ever signed on the lane, ticks revealed included.
     signed_max: Amount,
     /// Up to where everything is receipted.
     receipted: Amount,
@@ -609,6 +751,78 @@ struct Pending {
     /// Whether it was sent again in this session.
     #[serde(skip)]
     again: bool,
+}
+
+/// A stream of this member. Its ticks up to `settled` were answered; what is revealed beyond waits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Stream {
+    opening: StreamOpening,
+    secret: Secret,
+    opened: bool,
+    revealed: u32,
+    settled: u32,
+    /// The highest index that the hub showed in this session: what it accepted beyond the receipts is still to be proven.
+    #[serde(skip)]
+    shown: u32,
+    #[serde(skip)]
+    tag: u64,
+    /// The chain, made from the secret when it is first needed.
+    #[serde(skip)]
+    words: Option<Words>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Fold {
+    voucher: Signed<Voucher>,
+    #[serde(skip)]
+    tag: u64,
+}
+
+/// The start of a chain: who knows it can pay everything that is not revealed yet.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Secret(B256);
+
+/// What a session sends again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resent {
+    /// A frame with its tag.
+    Frame(u64, Frame),
+    /// An opening with its tag.
+    Opening(u64, StreamOpening),
+    /// A fold with its tag.
+    Fold(u64, Signed<Voucher>),
+    /// The newest word of a lane.
+    Tick(Tick),
+}
+
+/// A word to be revealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tick {
+    /// The account's asset.
+    pub asset: Asset,
+    /// The lane.
+    pub lane: u32,
+    /// The index.
+    pub index: u32,
+    /// The word.
+    pub word: B256,
+}
+
+/// A stream as its payer sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamView {
+    /// What a tick is.
+    pub terms: StreamTerms,
+    /// How many ticks it has.
+    pub ticks: u32,
+    /// The highest index revealed.
+    pub revealed: u32,
+    /// The highest index that receipts prove.
+    pub accepted: u32,
+    /// Whether the hub took the opening.
+    pub opened: bool,
+    /// Whether something on the lane waits for an answer.
+    pub waits: bool,
 }
 
 /// What the answers to frames that were sent again come to so far.
@@ -798,17 +1012,18 @@ impl Member {
     pub fn sign_frame(&mut self, asset: Asset, lane: u32, payments: Vec<Payment>) -> Result<(u64, Frame), PayError> {
         let account = self.state.accounts.get(&asset).ok_or(PayError::NoAccount { asset })?;
         self.check_open(account)?;
-        if account.lanes.get(&lane).is_some_and(|l| l.doomed) {
+        if account.lanes.get(&lane).is_some_and(|l| l.doomed || l.waits()) {
             return Err(PayError::LaneBusy { lane });
         }
         if account.unanswered.len() >= UNANSWERED_MAX {
             return Err(PayError::Window);
         }
-        self.check_payees(&payments)?;
+        self.check_payees(payments.iter().map(|p| p.payee))?;
         if let Some(id) = account.pending_id(&payments) {
             return Err(PayError::IdPending { id });
         }
-        self.check_limits(account, lane, &payments)?;
+        let cost = payments.iter().try_fold(Amount::ZERO, |sum, p| sum.checked_add(p.cost()?));
+        self.check_limits(account, lane, cost.ok_or(FrameError::Overflow)?)?;
         let bytes = payments.iter().fold(FRAME_OVERHEAD, |sum, p| sum + PAYMENT_OVERHEAD + p.note.len());
         if bytes > BYTES_MAX {
             return Err(PayError::TooLarge { given: bytes });
@@ -830,22 +1045,33 @@ impl Member {
         let asset = wire::read_address("accepted.asset", &message.asset)?;
         let account = self.state.accounts.get(&asset).ok_or(Misbehaviour::UnknownAccount { asset })?;
         let named: Vec<usize> = message.tags.iter().filter_map(|tag| account.position_of(*tag)).collect();
-        if named.is_empty() {
-            return Ok(Step::default());
+        let ticks: Vec<TicksAccepted> =
+            message.ticks.iter().map(wire::read_ticks_accepted).collect::<Result<_, _>>()?;
+        let news = ticks.iter().filter(|t| account.is_news(t)).copied();
+        // What follows on ticks whose receipts did not come is proven after them, by what the hub is asked for.
+        let (later, fresh): (Vec<_>, Vec<_>) = news.partition(|t| account.follows_unproven(t));
+        if named.is_empty() && fresh.is_empty() {
+            return Ok(self.note_unproven(asset, &later));
         }
+        let bad = Misbehaviour::BadReceipts { flush: message.flush };
         let receipts = self.read_receipts(message)?;
-        let covered = match account.covered(asset, &named, &receipts) {
+        let rows: Vec<Row> = ticks.iter().map(row_of).collect::<Option<_>>().ok_or(bad.clone())?;
+        let covered = match account.covered(asset, &named, &rows, &receipts) {
             Some(covered) => covered,
-            None => match self.of(asset).covered_together(asset, message.flush, &named, &receipts) {
+            None => match self.of(asset).covered_together(asset, message.flush, &named, &rows, &receipts) {
                 Partial::Covered(covered) => covered,
                 Partial::Waits => return Ok(Step::default()),
-                Partial::Bad => return Err(Misbehaviour::BadReceipts { flush: message.flush }),
+                Partial::Bad => return Err(bad),
             },
         };
         let account = &self.state.accounts[&asset];
         let frames: Vec<(u32, Amount)> = covered.iter().map(|&i| account.unanswered[i].place()).collect();
         account.check_order(&covered)?;
+        fresh.iter().try_for_each(|ticks| account.check_ticks(ticks))?;
         let mut events = Vec::new();
+        for ticks in &fresh {
+            events.extend(paid_event(asset, ticks, &receipts));
+        }
         for &i in &covered {
             for p in &account.unanswered[i].frame.payments {
                 let receipt = receipts.iter().find(|r| r.body().channelId == p.payee.0);
@@ -863,14 +1089,18 @@ impl Member {
             }
         }
         self.note_batches(&receipts);
-        let mut step = self.step(vec![Record::Accepted { asset, flush: message.flush, frames, receipts }]);
+        let accepted = Record::Accepted { asset, flush: message.flush, frames, receipts, ticks: fresh };
+        let mut step = self.step(vec![accepted]);
         step.events = events;
+        step.extend(self.note_unproven(asset, &later));
         Ok(step)
     }
 
     /// Takes a refusal: final for those bytes, and no outcome for the ids in it.
     pub fn refused(&mut self, message: &v1::Refused) -> Result<Step, Misbehaviour> {
-        let Some((asset, place, payments)) = self.find_tag(message.tag) else { return Ok(Step::default()) };
+        let Some((asset, place, payments)) = self.find_tag(message.tag) else {
+            return Ok(self.not_opened(message));
+        };
         let mut step = self.step(vec![Record::Refused { asset, lane: place.0, cumulative: place.1 }]);
         step.events.push(Event::NotPaid {
             payments,
@@ -947,27 +1177,25 @@ impl Member {
         }
     }
 
-    fn check_payees(&self, payments: &[Payment]) -> Result<(), PayError> {
+    fn check_payees(&self, payees: impl Iterator<Item = ChannelId>) -> Result<(), PayError> {
         let me = self.channel();
         let mut last = None;
-        for payment in payments {
-            if last == Some(payment.payee) {
+        for payee in payees {
+            if last == Some(payee) {
                 continue;
             }
-            if payment.payee == me {
+            if payee == me {
                 return Err(PayError::PayeeIsPayer);
             }
-            if !self.is_pinned(payment.payee) {
-                return Err(PayError::NotPinned { payee: payment.payee });
+            if !self.is_pinned(payee) {
+                return Err(PayError::NotPinned { payee });
             }
-            last = Some(payment.payee);
+            last = Some(payee);
         }
         Ok(())
     }
 
-    fn check_limits(&self, account: &Account, lane: u32, payments: &[Payment]) -> Result<(), PayError> {
-        let cost = payments.iter().try_fold(Amount::ZERO, |sum, p| sum.checked_add(p.cost()?));
-        let cost = cost.ok_or(FrameError::Overflow)?;
+    fn check_limits(&self, account: &Account, lane: u32, cost: Amount) -> Result<(), PayError> {
         let available = account.available();
         if cost > available {
             return Err(PayError::Insufficient { cost, available });
@@ -1012,6 +1240,236 @@ impl Member {
             let pending = &account.unanswered[account.position_of(tag)?];
             Some((*asset, pending.place(), pending.frame.payments.clone()))
         })
+    }
+}
+
+// ---- streams -------------------------------------------------------------------------------------------------------
+
+impl Member {
+    /// Opens a stream of `ticks` ticks on a lane on which nothing waits. It may be sent when the record is durable; ticks
+    /// may follow at once. The secret must be fresh: who knows it can pay the whole stream.
+    pub fn open_stream(
+        &mut self,
+        asset: Asset,
+        lane: u32,
+        terms: StreamTerms,
+        ticks: u32,
+        secret: Secret,
+    ) -> Result<(u64, StreamOpening, Step), PayError> {
+        let account = self.lane_to_continue(asset, lane)?;
+        let tip = account.tip(lane);
+        self.check_payees(std::iter::once(terms.payee))?;
+        let words = Words::new(secret.0, ticks.min(TickVoucher::TICKS_MAX.saturating_add(1)));
+        self.check_fresh(secret)?;
+        let id = self.account_id(asset);
+        let opening = StreamOpening::sign(&self.domain, &self.key, id, lane, tip, terms, &words)?;
+        let tag = self.take_tag();
+        let step = self.step(vec![Record::Opening { opening: opening.clone(), secret }]);
+        if let Some(stream) = &mut self.of(asset).lane(lane).stream {
+            (stream.tag, stream.words) = (tag, Some(words));
+        }
+        Ok((tag, opening, step))
+    }
+
+    /// Pays every tick of a lane's stream up to `index`. The word may be sent when the record is durable.
+    pub fn reveal(&mut self, asset: Asset, lane: u32, index: u32) -> Result<(Tick, Step), PayError> {
+        let account = self.state.accounts.get(&asset).ok_or(PayError::NoAccount { asset })?;
+        self.check_open(account)?;
+        let known = account.lanes.get(&lane).filter(|l| l.fold.is_none() && !l.doomed);
+        let none = PayError::NoStream { lane };
+        let Some((known, stream)) = known.and_then(|l| Some((l, l.stream.as_ref()?))) else { return Err(none) };
+        if account.unanswered.iter().any(|p| p.frame.lane() == lane) {
+            return Err(PayError::LaneBusy { lane });
+        }
+        let ticks = stream.opening.voucher().body().ticks;
+        // What was revealed can be claimed, so less than that is never revealed again; as much is, after a refusal.
+        let refused = stream.revealed <= stream.settled && stream.revealed > known.accepted_index();
+        let from = if refused { stream.revealed } else { stream.revealed.saturating_add(1) };
+        if index < from || index > ticks {
+            return Err(PayError::Index { lane, index, from, ticks });
+        }
+        let cost = stream.opening.tip(index).cumulative.saturating_sub(account.tip(lane).cumulative);
+        self.check_limits(account, lane, cost)?;
+        let step = self.step(vec![Record::Revealed { asset, lane, index }]);
+        let stream = self.of(asset).lane(lane).stream.as_mut().expect("it was just there");
+        let word = stream.words().word(index).expect("the index is within the chain");
+        Ok((Tick { asset, lane, index, word }, step))
+    }
+
+    /// Folds a lane of ticks, so that the evidence stays small; `None` where there is nothing to fold. It may be sent when
+    /// the record is durable.
+    pub fn fold(&mut self, asset: Asset, lane: u32) -> Result<Option<(u64, Signed<Voucher>, Step)>, PayError> {
+        let account = self.lane_to_continue(asset, lane)?;
+        let accepted = account.lanes.get(&lane).and_then(|l| l.accepted.as_ref()).and_then(LaneVoucher::ticks);
+        let Some(ticks) = accepted else { return Ok(None) };
+        let voucher = Signed::sign(&self.domain, &self.key, fold_voucher(ticks.opening(), ticks.index()));
+        let tag = self.take_tag();
+        let step = self.step(vec![Record::Folding(voucher.clone())]);
+        if let Some(fold) = &mut self.of(asset).lane(lane).fold {
+            fold.tag = tag;
+        }
+        Ok(Some((tag, voucher, step)))
+    }
+
+    /// The stream of a lane.
+    pub fn stream(&self, asset: Asset, lane: u32) -> Option<StreamView> {
+        let lane = self.state.accounts.get(&asset)?.lanes.get(&lane)?;
+        let stream = lane.stream.as_ref()?;
+        Some(StreamView {
+            terms: *stream.opening.terms(),
+            ticks: stream.opening.voucher().body().ticks,
+            revealed: stream.revealed,
+            accepted: lane.accepted_index(),
+            opened: stream.opened,
+            waits: lane.waits(),
+        })
+    }
+
+    /// Takes the hub's word that an opening or a fold is durable.
+    pub fn opened(&mut self, message: &v1::StreamOpened) -> Result<Step, Misbehaviour> {
+        let asset = wire::read_address("opened.asset", &message.asset)?;
+        let account = self.state.accounts.get(&asset).ok_or(Misbehaviour::UnknownAccount { asset })?;
+        let Some((lane, known)) = account.lanes.iter().find(|(_, l)| l.has_tag(message.tag)) else {
+            return Ok(Step::default());
+        };
+        let lane = *lane;
+        if known.fold.is_some() {
+            return Ok(self.step(vec![Record::Folded { asset, lane }]));
+        }
+        let Some(stream) = &known.stream else { return Ok(Step::default()) };
+        let (anchor, stream) = (stream.anchor(), stream.opening.terms().stream);
+        let mut step = self.step(vec![Record::Opened { asset, lane, anchor }]);
+        step.events.push(Event::Opened { asset, lane, stream });
+        Ok(step)
+    }
+
+    /// Takes a refusal of ticks. What was revealed can still be claimed, so it goes on counting as signed.
+    pub fn ticks_refused(&mut self, message: &v1::TickRefused) -> Result<Step, Misbehaviour> {
+        let asset = wire::read_address("refused.asset", &message.asset)?;
+        let account = self.state.accounts.get(&asset).ok_or(Misbehaviour::UnknownAccount { asset })?;
+        let (lane, index) = (message.lane, message.index);
+        let stream = account.lanes.get(&lane).and_then(|l| l.stream.as_ref());
+        let Some(stream) = stream.filter(|s| s.revealed >= index && s.settled < index) else {
+            return Ok(Step::default());
+        };
+        let (anchor, stream) = (stream.anchor(), stream.opening.terms().stream);
+        let mut step = self.step(vec![Record::TicksRefused { asset, lane, anchor, index }]);
+        step.events.push(Event::TicksRefused {
+            asset,
+            lane,
+            stream,
+            index,
+            reason: message.reason.clone(),
+            message: message.message.clone(),
+            retryable: message.retryable,
+            retry_after_ms: message.retry_after_ms,
+        });
+        if let Some(view) = &message.state {
+            step.extend(self.lane_view(asset, view));
+        }
+        Ok(step)
+    }
+
+    /// The index before the ticks of the payment that ends with `index`, if the answer of `GetPayment` proves it.
+    pub fn ticks_proven(&self, asset: Asset, lane: u32, index: u32, message: &v1::GetPaymentResponse) -> Option<u32> {
+        let stream = self.state.accounts.get(&asset)?.lanes.get(&lane)?.stream.as_ref()?;
+        let terms = stream.opening.terms();
+        let paid = wire::read_payment(message.payment.clone()?).ok()?;
+        let count = paid.amount.get().checked_div(terms.amount.get())?;
+        let before = index.checked_sub(u32::try_from(count).ok()?).filter(|before| *before < index)?;
+        let (id, payee) = (terms.stream.payment(index), terms.payee);
+        let payment = Payment { id, payee, amount: times(terms.amount, index.saturating_sub(before)), ..paid };
+        self.proves_paid(&payment, message).then_some(before)
+    }
+
+    /// Takes ticks that the hub accepted in an earlier session, by the answer that proves them; the earlier ones first.
+    pub fn prove_ticks(
+        &mut self,
+        asset: Asset,
+        lane: u32,
+        index: u32,
+        message: &v1::GetPaymentResponse,
+    ) -> Result<Step, Misbehaviour> {
+        let bad = Misbehaviour::BadReceipts { flush: message.flush };
+        let before = self.ticks_proven(asset, lane, index, message).ok_or(bad.clone())?;
+        let account = &self.state.accounts[&asset];
+        let stream = account.lanes.get(&lane).and_then(|l| l.stream.as_ref()).ok_or(bad.clone())?;
+        let ticks = TicksAccepted { lane, before, index, anchor: stream.anchor(), terms: *stream.opening.terms() };
+        if !account.is_news(&ticks) {
+            return Ok(Step::default());
+        }
+        account.check_ticks(&ticks)?;
+        let key = self.receipt_key(ticks.terms.payee).ok_or(bad.clone())?;
+        let receipt = message.receipt.as_ref().ok_or(bad)?;
+        let receipts = vec![wire::read_receipt(&self.domain, &key, receipt)?];
+        self.note_batches(&receipts);
+        let event = paid_event(asset, &ticks, &receipts);
+        let (flush, ticks) = (message.flush, vec![ticks]);
+        let mut step = self.step(vec![Record::Accepted { asset, flush, frames: Vec::new(), receipts, ticks }]);
+        step.events.extend(event);
+        Ok(step)
+    }
+
+    /// Who was shown words of a chain can claim them wherever its end, or another of its words, is signed again. What is
+    /// forgotten is not looked at: random bytes do not come twice.
+    fn check_fresh(&self, secret: Secret) -> Result<(), PayError> {
+        let longest = Words::new(secret.0, TickVoucher::TICKS_MAX);
+        let mut lanes = self.state.accounts.values().flat_map(|account| &account.lanes);
+        let used = lanes.find(|(_, lane)| lane.anchors().any(|anchor| longest.contains(anchor)));
+        used.map_or(Ok(()), |(lane, _)| Err(PayError::SecretUsed { lane: *lane }))
+    }
+
+    /// The account, if its lane can be continued: nothing on it waits for an answer.
+    fn lane_to_continue(&self, asset: Asset, lane: u32) -> Result<&Account, PayError> {
+        let account = self.state.accounts.get(&asset).ok_or(PayError::NoAccount { asset })?;
+        self.check_open(account)?;
+        let waits = account.lanes.get(&lane).is_some_and(|l| l.doomed || l.waits());
+        if waits || account.unanswered.iter().any(|p| p.frame.lane() == lane) {
+            return Err(PayError::LaneBusy { lane });
+        }
+        Ok(account)
+    }
+
+    /// A refusal that answers an opening or a fold.
+    fn not_opened(&mut self, message: &v1::Refused) -> Step {
+        let found = self.state.accounts.iter().find_map(|(asset, account)| {
+            let (lane, known) = account.lanes.iter().find(|(_, l)| l.has_tag(message.tag))?;
+            let stream = known.stream.as_ref().filter(|_| known.fold.is_none()).map(|s| s.opening.terms().stream);
+            Some((*asset, *lane, stream))
+        });
+        let Some((asset, lane, stream)) = found else { return Step::default() };
+        let mut step = self.step(vec![Record::NotOpened { asset, lane }]);
+        step.events.extend(stream.map(|stream| Event::NotOpened {
+            asset,
+            lane,
+            stream,
+            reason: message.reason.clone(),
+            message: message.message.clone(),
+            retryable: message.retryable,
+            retry_after_ms: message.retry_after_ms,
+        }));
+        if let Some(view) = &message.lane {
+            step.extend(self.lane_view(asset, view));
+        }
+        step
+    }
+
+    /// Ticks that were accepted after others whose receipts did not come.
+    fn note_unproven(&mut self, asset: Asset, later: &[TicksAccepted]) -> Step {
+        for ticks in later {
+            self.of(asset).lane(ticks.lane).show(ticks.index);
+        }
+        let event = |ticks: &TicksAccepted| Event::TicksUnproven { asset, lane: ticks.lane, index: ticks.index };
+        Step { records: Vec::new(), events: later.iter().map(event).collect() }
+    }
+
+    /// Whether the hub has ticks of an open stream whose receipts did not come.
+    fn unproven(&self, asset: Asset, view: &v1::LaneState) -> Option<Event> {
+        let lane = self.state.accounts.get(&asset)?.lanes.get(&view.lane)?;
+        let (stream, index) = (lane.stream.as_ref()?, view.ticks.as_ref()?.index);
+        let mine = view.ticks.as_ref().is_some_and(|ticks| ticks.anchor.as_ref() == stream.anchor().as_slice());
+        let news = mine && index > lane.accepted_index() && index <= stream.revealed;
+        news.then_some(Event::TicksUnproven { asset, lane: view.lane, index })
     }
 }
 
@@ -1231,6 +1689,10 @@ impl Member {
             account.acked = 0;
             account.gap = false;
             account.unanswered.iter_mut().for_each(|p| (p.tag, p.again) = (0, false));
+            for lane in account.lanes.values_mut() {
+                lane.stream.iter_mut().for_each(|stream| (stream.tag, stream.shown) = (0, 0));
+                lane.fold.iter_mut().for_each(|fold| fold.tag = 0);
+            }
         }
         let batch = self.state.newest_batch.as_ref().map(|b| v1::BatchSeen {
             flush: b.flush,
@@ -1256,6 +1718,7 @@ impl Member {
             }
             for lane in &view.lanes {
                 step.extend(self.lane_view(asset, lane));
+                step.events.extend(self.unproven(asset, lane));
             }
             let id = self.account_id(asset);
             let account = &self.state.accounts[&asset];
@@ -1283,17 +1746,39 @@ impl Member {
         Ok(step)
     }
 
-    /// The frames that no answer came to, to be sent again byte for byte in this order.
-    pub fn resend(&mut self) -> Vec<(u64, Frame)> {
-        let mut frames = Vec::new();
-        for account in self.state.accounts.values_mut() {
+    /// What no answer came to, to be sent again byte for byte in this order.
+    pub fn resend(&mut self) -> Vec<Resent> {
+        let mut resent = Vec::new();
+        let mut next = self.next_tag;
+        let mut take_tag = || {
+            next = next.saturating_add(1);
+            next.saturating_sub(1)
+        };
+        for (asset, account) in &mut self.state.accounts {
             for pending in &mut account.unanswered {
-                (pending.tag, pending.again) = (self.next_tag, true);
-                self.next_tag = self.next_tag.saturating_add(1);
-                frames.push((pending.tag, pending.frame.clone()));
+                (pending.tag, pending.again) = (take_tag(), true);
+                resent.push(Resent::Frame(pending.tag, pending.frame.clone()));
+            }
+            for (lane, state) in &mut account.lanes {
+                if let Some(fold) = &mut state.fold {
+                    fold.tag = take_tag();
+                    resent.push(Resent::Fold(fold.tag, fold.voucher.clone()));
+                }
+                let Some(stream) = &mut state.stream else { continue };
+                if !stream.opened {
+                    stream.tag = take_tag();
+                    resent.push(Resent::Opening(stream.tag, stream.opening.clone()));
+                }
+                let index = stream.revealed;
+                if index > stream.settled
+                    && let Some(word) = stream.words().word(index)
+                {
+                    resent.push(Resent::Tick(Tick { asset: *asset, lane: *lane, index, word }));
+                }
             }
         }
-        frames
+        self.next_tag = next;
+        resent
     }
 
     /// What a lane's state, as the hub shows it, means: nothing without this member's own signature.
@@ -1301,20 +1786,31 @@ impl Member {
         let fault = |fault| Step { records: Vec::new(), events: vec![Event::Misbehaved(fault)] };
         let read = wire::read_lane(&self.domain, &self.key.public(), self.account_id(asset), view);
         let Ok(voucher) = read else { return fault(Misbehaviour::LaneUnsigned { lane: view.lane }) };
-        let lane = voucher.body().lane;
+        let lane = voucher.lane();
         let account = self.of(asset);
         let known = account.lanes.get(&lane).cloned().unwrap_or_default();
-        let (ours, theirs) = (known.accepted_cumulative(), Amount::new(voucher.body().cumulative));
-        let memo = voucher.body().memo;
-        let same = |v: &Signed<Voucher>| v.body().cumulative == theirs.get() && v.body().memo == memo;
-        let waiting = account.unanswered.iter().any(|p| p.frame.lane() == lane && same(&p.frame.voucher));
-        if waiting || known.accepted.as_ref().is_some_and(same) {
+        let (ours, theirs) = (known.accepted_cumulative(), voucher.value());
+        let same = |tip: LaneTip| tip == voucher.tip();
+        let waiting = account.unanswered.iter().any(|p| p.frame.lane() == lane && same(p.frame.tip()))
+            || known.fold.as_ref().is_some_and(|fold| same(tip_of(&fold.voucher)));
+        if waiting || known.accepted.as_ref().is_some_and(|accepted| same(accepted.tip())) {
             return Step::default();
+        }
+        // The stream that this member has open: an index that he revealed is no news, a smaller one than was receipted is
+        // looked at below, and only he knows words that he does not remember revealing.
+        let mine = known.stream.as_ref().zip(voucher.ticks()).filter(|(mine, view)| mine.opening == *view.opening());
+        if let Some((stream, view)) = mine
+            && (ours..=stream.tip_revealed().cumulative).contains(&theirs)
+        {
+            let opened = Record::Opened { asset, lane, anchor: view.anchor() };
+            let step = if stream.opened { Step::default() } else { self.step(vec![opened]) };
+            self.of(asset).lane(lane).show(view.index());
+            return step;
         }
         if theirs < ours {
             return fault(Misbehaviour::LaneBehind { lane, ours, theirs });
         }
-        if theirs <= known.signed_max {
+        if mine.is_none() && theirs <= known.signed_max {
             return fault(Misbehaviour::KeptRefused { lane, cumulative: theirs });
         }
         let mut step = self.step(vec![Record::Adopted(voucher)]);
@@ -1440,12 +1936,42 @@ impl Member {
             }
             Record::Ledger { asset, totals } => self.of(*asset).ledger = *totals,
             Record::Signed(frame) => self.of(frame.account().asset).sign(frame),
-            Record::Accepted { asset, frames, receipts, .. } => {
-                self.of(*asset).accept(frames, receipts);
+            Record::Accepted { asset, frames, receipts, ticks, .. } => {
+                self.of(*asset).accept(frames, ticks, receipts);
                 self.note_batches(receipts);
             }
+            Record::Opening { opening, secret } => {
+                let lane = self.of(opening.account().asset).lanes.entry(opening.lane()).or_default();
+                lane.stream = Some(Stream {
+                    opening: opening.clone(),
+                    secret: *secret,
+                    opened: false,
+                    revealed: 0,
+                    settled: 0,
+                    shown: 0,
+                    tag: 0,
+                    words: None,
+                });
+            }
+            Record::Opened { asset, lane, anchor } => self.of(*asset).lane(*lane).opened(*anchor),
+            Record::NotOpened { asset, lane } => {
+                let lane = self.of(*asset).lane(*lane);
+                // What waited is the fold of an open stream, or the opening of one.
+                lane.fold = None;
+                lane.stream = lane.stream.take().filter(|stream| stream.opened);
+            }
+            Record::Revealed { asset, lane, index } => self.of(*asset).lane(*lane).reveal(*index),
+            Record::TicksRefused { asset, lane, anchor, index } => {
+                let stream = self.of(*asset).lane(*lane).stream.as_mut().filter(|stream| stream.anchor() == *anchor);
+                stream.into_iter().for_each(|stream| stream.settled = stream.settled.max(*index));
+            }
+            Record::Folding(voucher) => {
+                let lane = self.of(voucher.body().asset).lane(voucher.body().lane);
+                lane.fold = Some(Fold { voucher: voucher.clone(), tag: 0 });
+            }
+            Record::Folded { asset, lane } => self.of(*asset).lane(*lane).folded(),
             Record::Refused { asset, lane, cumulative } => self.of(*asset).refuse(*lane, *cumulative),
-            Record::Adopted(voucher) => self.of(voucher.body().asset).adopt(voucher),
+            Record::Adopted(voucher) => self.of(voucher.account().asset).adopt(voucher),
             Record::HubVoucher(voucher) => {
                 self.note_batch(voucher.digest(), voucher.proof());
                 self.of(voucher.body().asset).hub_voucher = Some(voucher.clone());
@@ -1516,7 +2042,41 @@ impl Account {
         let waiting = self.unanswered.iter().rev().find(|p| p.frame.lane() == lane);
         match waiting {
             Some(pending) => pending.frame.tip(),
-            None => self.lanes.get(&lane).and_then(|l| l.accepted.as_ref()).map(tip_of).unwrap_or_default(),
+            None => self.lanes.get(&lane).map(Lane::tip).unwrap_or_default(),
+        }
+    }
+
+    fn lane(&mut self, lane: u32) -> &mut Lane {
+        self.lanes.entry(lane).or_default()
+    }
+
+    /// Whether these are ticks of a stream of this member beyond what receipts prove.
+    fn is_news(&self, ticks: &TicksAccepted) -> bool {
+        let lane = self.lanes.get(&ticks.lane);
+        lane.is_some_and(|l| l.anchor() == Some(ticks.anchor) && ticks.index > l.accepted_index())
+    }
+
+    /// Whether ticks start where the hub showed the lane in this session, beyond what receipts prove.
+    fn follows_unproven(&self, ticks: &TicksAccepted) -> bool {
+        let Some(lane) = self.lanes.get(&ticks.lane) else { return false };
+        let Some(stream) = &lane.stream else { return false };
+        ticks.before > lane.accepted_index()
+            && ticks.before <= stream.shown
+            && ticks.index <= stream.revealed
+            && ticks.terms == *stream.opening.terms()
+    }
+
+    /// Ticks are accepted in their order, without a gap, and never beyond what was revealed.
+    fn check_ticks(&self, ticks: &TicksAccepted) -> Result<(), Misbehaviour> {
+        let lane = self.lanes.get(&ticks.lane);
+        let fits = |lane: &Lane, stream: &Stream| {
+            ticks.before == lane.accepted_index()
+                && ticks.index <= stream.revealed
+                && ticks.terms == *stream.opening.terms()
+        };
+        match lane.and_then(|lane| Some((lane, lane.stream.as_ref()?))) {
+            Some((lane, stream)) if fits(lane, stream) => Ok(()),
+            Some(_) | None => Err(Misbehaviour::Order { lane: ticks.lane }),
         }
     }
 
@@ -1587,15 +2147,21 @@ impl Account {
 
     /// The waiting frames that a set of receipts proves: those that were named, or the run around them that the
     /// receipts open to.
-    fn covered(&self, asset: Asset, named: &[usize], receipts: &[Proven<Receipt>]) -> Option<Vec<usize>> {
-        if self.proven_by(asset, named, receipts) {
+    fn covered(
+        &self,
+        asset: Asset,
+        named: &[usize],
+        ticks: &[Row],
+        receipts: &[Proven<Receipt>],
+    ) -> Option<Vec<usize>> {
+        if self.proven_by(asset, named, ticks, receipts) {
             return Some(named.to_vec());
         }
         let (first, last) = (*named.iter().min()?, *named.iter().max()?);
         for from in (0..=first).rev() {
             for to in last..self.unanswered.len() {
                 let run: Vec<usize> = (from..=to).collect();
-                if self.proven_by(asset, &run, receipts) {
+                if self.proven_by(asset, &run, ticks, receipts) {
                     return Some(run);
                 }
             }
@@ -1604,15 +2170,22 @@ impl Account {
     }
 
     /// As [`Account::covered`], for frames that were sent again, with those that the same flush answered before.
-    fn covered_together(&mut self, asset: Asset, flush: u64, named: &[usize], receipts: &[Proven<Receipt>]) -> Partial {
-        if named.iter().any(|&i| !self.unanswered[i].again) {
+    fn covered_together(
+        &mut self,
+        asset: Asset,
+        flush: u64,
+        named: &[usize],
+        ticks: &[Row],
+        receipts: &[Proven<Receipt>],
+    ) -> Partial {
+        if named.is_empty() || named.iter().any(|&i| !self.unanswered[i].again) {
             return Partial::Bad;
         }
         let mut tags = self.partial.remove(&flush).unwrap_or_default();
         tags.extend(named.iter().map(|&i| self.unanswered[i].tag));
         let together: Vec<usize> =
             (0..self.unanswered.len()).filter(|&i| tags.contains(&self.unanswered[i].tag)).collect();
-        if self.proven_by(asset, &together, receipts) {
+        if self.proven_by(asset, &together, ticks, receipts) {
             return Partial::Covered(together);
         }
         self.partial.insert(flush, tags);
@@ -1620,10 +2193,13 @@ impl Account {
         if self.unanswered.iter().any(waits) { Partial::Waits } else { Partial::Bad }
     }
 
-    fn proven_by(&self, asset: Asset, frames: &[usize], receipts: &[Proven<Receipt>]) -> bool {
+    fn proven_by(&self, asset: Asset, frames: &[usize], ticks: &[Row], receipts: &[Proven<Receipt>]) -> bool {
         let mut lists: BTreeMap<ChannelId, Vec<(PaymentId, Amount)>> = BTreeMap::new();
         for p in frames.iter().flat_map(|&i| &self.unanswered[i].frame.payments) {
             lists.entry(p.payee).or_default().push((p.id, p.amount));
+        }
+        for (payee, id, amount) in ticks {
+            lists.entry(*payee).or_default().push((*id, *amount));
         }
         let fits = |receipt: &Proven<Receipt>, rows: &[(PaymentId, Amount)]| {
             let body = receipt.body();
@@ -1673,7 +2249,7 @@ impl Account {
         self.unanswered.push_back(Pending { frame: frame.clone(), tag: 0, again: false });
     }
 
-    fn accept(&mut self, frames: &[(u32, Amount)], receipts: &[Proven<Receipt>]) {
+    fn accept(&mut self, frames: &[(u32, Amount)], ticks: &[TicksAccepted], receipts: &[Proven<Receipt>]) {
         let mut ids: BTreeMap<ChannelId, Vec<PaymentId>> = BTreeMap::new();
         for (lane, cumulative) in frames {
             let Some(i) = self.unanswered.iter().position(|p| p.place() == (*lane, *cumulative)) else { continue };
@@ -1685,16 +2261,29 @@ impl Account {
             let known = self.lanes.entry(*lane).or_default();
             known.receipted = known.receipted.max(*cumulative);
             if *cumulative > known.accepted_cumulative() {
-                known.accepted = Some(pending.frame.voucher);
+                known.accepted = Some(LaneVoucher::Plain(pending.frame.voucher));
+                known.stream = None;
             }
             self.settle_lane(*lane);
+        }
+        for ticks in ticks {
+            if let Some((payee, id)) = self.lane(ticks.lane).accept_ticks(ticks.anchor, ticks.index) {
+                ids.entry(payee).or_default().push(id);
+            }
         }
         for receipt in receipts.iter().filter(|r| !r.body().is_for_hub()) {
             let payee = ChannelId(receipt.body().channelId);
             let held = Held { receipt: receipt.clone(), ids: ids.remove(&payee).unwrap_or_default() };
             self.undelivered_total = self.undelivered_total.saturating_add(held.amount());
-            if let Some(replaced) = self.undelivered.insert((payee, receipt.body().credit), held) {
+            let key = (payee, receipt.body().credit);
+            if let Some(replaced) = self.undelivered.insert(key, held) {
                 self.undelivered_total = self.undelivered_total.saturating_sub(replaced.amount());
+                // Frames and ticks of one receipt may be proven one after the other.
+                if let Some(held) = self.undelivered.get_mut(&key).filter(|h| h.receipt == replaced.receipt) {
+                    let more = std::mem::replace(&mut held.ids, replaced.ids);
+                    let more: Vec<_> = more.into_iter().filter(|id| !held.ids.contains(id)).collect();
+                    held.ids.extend(more);
+                }
             }
             let oldest = self.undelivered.range((payee, 0)..).next().map(|(key, _)| *key);
             if let Some(oldest) = oldest.filter(|_| self.undelivered.len() > UNDELIVERED_MAX) {
@@ -1713,12 +2302,13 @@ impl Account {
         self.settle_lane(lane);
     }
 
-    fn adopt(&mut self, voucher: &Signed<Voucher>) {
-        let lane = self.lanes.entry(voucher.body().lane).or_default();
-        lane.signed_max = lane.signed_max.max(Amount::new(voucher.body().cumulative));
+    fn adopt(&mut self, voucher: &LaneVoucher) {
+        let lane = self.lane(voucher.lane());
+        lane.signed_max = lane.signed_max.max(voucher.value());
         lane.accepted = Some(voucher.clone());
+        (lane.stream, lane.fold) = (None, None);
         lane.doomed = true;
-        self.settle_lane(voucher.body().lane);
+        self.settle_lane(voucher.lane());
     }
 
     /// A lane none of whose frames waits can be continued from what was accepted.
@@ -1765,7 +2355,117 @@ impl Held {
 
 impl Lane {
     fn accepted_cumulative(&self) -> Amount {
-        self.accepted.as_ref().map(|v| Amount::new(v.body().cumulative)).unwrap_or_default()
+        self.accepted.as_ref().map(LaneVoucher::value).unwrap_or_default()
+    }
+
+    /// Where the lane stands without the frames that wait: ticks that wait for their answer count, refused ones do not.
+    fn tip(&self) -> LaneTip {
+        match (&self.fold, &self.stream) {
+            (Some(fold), _) => tip_of(&fold.voucher),
+            (None, Some(stream)) if stream.revealed > stream.settled => stream.tip_revealed(),
+            (None, Some(stream)) if !stream.opened => stream.opening.tip(0),
+            (None, Some(_) | None) => self.accepted.as_ref().map(LaneVoucher::tip).unwrap_or_default(),
+        }
+    }
+
+    /// Whether an opening, ticks or a fold wait for their answer.
+    fn waits(&self) -> bool {
+        let index = self.accepted_index();
+        let stream = |s: &Stream| !s.opened || s.revealed > s.settled || s.shown > index;
+        self.fold.is_some() || self.stream.as_ref().is_some_and(stream)
+    }
+
+    fn has_tag(&self, tag: u64) -> bool {
+        let stream = self.stream.as_ref().filter(|stream| !stream.opened).map(|stream| stream.tag);
+        tag != 0 && self.fold.as_ref().map_or(stream, |fold| Some(fold.tag)) == Some(tag)
+    }
+
+    fn anchor(&self) -> Option<B256> {
+        self.stream.as_ref().map(Stream::anchor)
+    }
+
+    fn anchors(&self) -> impl Iterator<Item = B256> {
+        let accepted = self.accepted.as_ref().and_then(LaneVoucher::ticks).map(|ticks| ticks.anchor());
+        self.anchor().into_iter().chain(accepted)
+    }
+
+    /// The highest index of the open stream that receipts prove.
+    fn accepted_index(&self) -> u32 {
+        let ticks = self.accepted.as_ref().and_then(LaneVoucher::ticks);
+        ticks.filter(|ticks| Some(ticks.anchor()) == self.anchor()).map(|ticks| ticks.index()).unwrap_or_default()
+    }
+
+    fn opened(&mut self, anchor: B256) {
+        let Some(stream) = self.stream.as_mut().filter(|s| s.anchor() == anchor && !s.opened) else { return };
+        stream.opened = true;
+        self.accepted = Some(LaneVoucher::opened(stream.opening.clone()));
+    }
+
+    fn reveal(&mut self, index: u32) {
+        let Some(stream) = &mut self.stream else { return };
+        // A refused index that is revealed again waits again.
+        stream.settled = stream.settled.min(index.saturating_sub(1));
+        stream.revealed = stream.revealed.max(index);
+        self.signed_max = self.signed_max.max(stream.tip_revealed().cumulative);
+    }
+
+    fn show(&mut self, index: u32) {
+        self.stream.iter_mut().for_each(|stream| stream.shown = stream.shown.max(index));
+    }
+
+    /// Takes accepted ticks; gives the payment that they are.
+    fn accept_ticks(&mut self, anchor: B256, index: u32) -> Option<(ChannelId, PaymentId)> {
+        self.opened(anchor);
+        let stream = self.stream.as_mut().filter(|stream| stream.anchor() == anchor)?;
+        let revealed = stream.words().reveal(index)?;
+        stream.settled = stream.settled.max(index);
+        let terms = *stream.opening.terms();
+        let ticks = self.accepted.as_mut().and_then(LaneVoucher::ticks_mut)?;
+        ticks.advance(&revealed);
+        self.receipted = self.receipted.max(self.accepted_cumulative());
+        Some((terms.payee, terms.stream.payment(index)))
+    }
+
+    fn folded(&mut self) {
+        if let Some(fold) = self.fold.take() {
+            self.accepted = Some(LaneVoucher::Plain(fold.voucher));
+            self.stream = None;
+        }
+    }
+}
+
+impl Stream {
+    fn anchor(&self) -> B256 {
+        self.opening.voucher().body().anchor
+    }
+
+    fn tip_revealed(&self) -> LaneTip {
+        self.opening.tip(self.revealed)
+    }
+
+    fn words(&mut self) -> &Words {
+        let (secret, ticks) = (self.secret.0, self.opening.voucher().body().ticks);
+        self.words.get_or_insert_with(|| Words::new(secret, ticks))
+    }
+}
+
+impl Secret {
+    /// Takes 32 bytes that nobody else knows and that were never used before.
+    pub fn new(bytes: B256) -> Self {
+        Secret(bytes)
+    }
+
+    /// Fresh bytes from the operating system's randomness.
+    pub fn random() -> Self {
+        let mut bytes = B256::ZERO;
+        getrandom::fill(bytes.as_mut_slice()).expect("the operating system gives randomness");
+        Secret(bytes)
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
     }
 }
 
@@ -1790,6 +2490,19 @@ pub fn fee(amount: Amount, flat: Amount, ppm: u32) -> Option<Amount> {
     let share = alloy_primitives::U256::from(amount.get()).saturating_mul(alloy_primitives::U256::from(ppm));
     let total = share.div_ceil(million).saturating_add(flat.into());
     u128::try_from(total).ok().map(Amount::new)
+}
+
+/// A payment as receipts open to it: payee, id, amount.
+type Row = (ChannelId, PaymentId, Amount);
+
+fn row_of(ticks: &TicksAccepted) -> Option<Row> {
+    ticks.payment().map(|payment| (payment.payee, payment.id, payment.amount))
+}
+
+fn paid_event(asset: Asset, ticks: &TicksAccepted, receipts: &[Proven<Receipt>]) -> Option<Event> {
+    let Payment { id, payee, amount, fee, .. } = ticks.payment()?;
+    let credit = receipts.iter().find(|r| r.body().channelId == payee.0).map(|r| r.body().credit);
+    Some(Event::Paid { id, asset, payee, amount, fee, credit: credit.unwrap_or_default() })
 }
 
 fn kept(agreed: &Agreed) -> Kept {

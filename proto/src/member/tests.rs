@@ -1,5 +1,7 @@
 //! A member against a hub that is played by hand, so that it can be as dishonest as a test wants.
 
+mod streams;
+
 use super::*;
 use crate::wire::CreditedPayment;
 use alloy_primitives::{Address, Bytes};
@@ -107,7 +109,7 @@ impl Hub {
         let receipts =
             payees.into_iter().map(|payee| wire::receipt_message(&self.credit(payee, payer, &payments).1)).collect();
         let tags = frames.iter().map(|(tag, _)| *tag).collect();
-        v1::Accepted { flush: 1, asset: wire::bytes_of(ASSET), tags, receipts }
+        v1::Accepted { flush: 1, asset: wire::bytes_of(ASSET), tags, receipts, ticks: vec![] }
     }
 
     fn voucher(&self, payee: ChannelId) -> Proven<Voucher> {
@@ -146,6 +148,11 @@ impl Hub {
 
 fn refusal(tag: u64) -> v1::Refused {
     v1::Refused { tag, reason: "PAYEE_UNBACKED".into(), retryable: true, ..v1::Refused::default() }
+}
+
+fn frames_of(resent: Vec<Resent>) -> Vec<(u64, Frame)> {
+    let frame = |one| if let Resent::Frame(tag, frame) = one { Some((tag, frame)) } else { None };
+    resent.into_iter().filter_map(frame).collect()
 }
 
 fn balance(member: &Member) -> Balance {
@@ -204,7 +211,7 @@ fn a_frame_sent_again_is_proven_by_the_receipts_of_its_whole_flush() {
     let mut answer = hub.accept(channel(1), &frames[1..3]);
     let login = alice.login(B256::ZERO, B256::ZERO, 9);
     alice.hello(&login, "");
-    let again = alice.resend();
+    let again = frames_of(alice.resend());
     assert_eq!(again.iter().map(|a| &a.1).collect::<Vec<_>>(), frames.iter().map(|f| &f.1).collect::<Vec<_>>());
     let first = hub.accept(channel(1), &again[..1]);
     alice.accepted(&first).expect("the first alone");
@@ -221,7 +228,7 @@ fn client_ignores_a_lane_view_without_its_signature() {
     let forged = Signed::sign(&domain(), &hub.key, crate::frame::member_voucher(account, 0, ahead));
     let view = v1::AccountState {
         asset: wire::bytes_of(ASSET),
-        lanes: vec![wire::lane_message(&forged)],
+        lanes: vec![wire::lane_message(&LaneVoucher::Plain(forged))],
         ..v1::AccountState::default()
     };
     let welcome = v1::Welcome { accounts: vec![view], ..v1::Welcome::default() };
@@ -239,7 +246,7 @@ fn an_own_signature_newer_than_the_store_is_adopted_and_the_collateral_has_to_wa
     let (_, frame) = newer.sign_frame(ASSET, 3, vec![payment(1, 2, 10)]).expect("solvent");
     let view = v1::AccountState {
         asset: wire::bytes_of(ASSET),
-        lanes: vec![wire::lane_message(&frame.voucher)],
+        lanes: vec![wire::lane_message(&LaneVoucher::Plain(frame.voucher))],
         ..v1::AccountState::default()
     };
     let welcome = v1::Welcome { accounts: vec![view], ..v1::Welcome::default() };
@@ -282,14 +289,14 @@ fn an_old_frame_answered_again_does_not_move_an_adopted_lane_back() {
     let mut newer = member(1);
     newer.apply(&Record::Signed(first.clone()));
     let (_, second) = newer.sign_frame(ASSET, 0, vec![payment(2, 2, 20)]).expect("solvent");
-    let lane = wire::lane_message(&second.voucher);
+    let lane = wire::lane_message(&LaneVoucher::Plain(second.voucher.clone()));
     let view = v1::AccountState { asset: wire::bytes_of(ASSET), lanes: vec![lane], ..Default::default() };
     let welcome = v1::Welcome { accounts: vec![view], ..Default::default() };
     old.welcome(&welcome).expect("his own signature");
-    let again = old.resend();
+    let again = frames_of(old.resend());
     let answer = hub.accept(old.channel(), &again);
     old.accepted(&answer).expect("it was accepted before");
-    assert_eq!(old.evidence(ASSET).expect("open").lanes, vec![second.voucher]);
+    assert_eq!(old.evidence(ASSET).expect("open").lanes, vec![LaneVoucher::Plain(second.voucher)]);
 }
 
 #[test]
@@ -303,7 +310,7 @@ fn frames_sent_again_are_answered_around_a_refused_one() {
     let answer = hub.accept(alice.channel(), &[frames[0].clone(), frames[2].clone()]);
     let login = alice.login(B256::ZERO, B256::ZERO, 0);
     alice.hello(&login, "alice");
-    let tags: Vec<u64> = alice.resend().into_iter().map(|(tag, _)| tag).collect();
+    let tags: Vec<u64> = frames_of(alice.resend()).into_iter().map(|(tag, _)| tag).collect();
     let again = |tag| v1::Accepted { tags: vec![tag], ..answer.clone() };
     assert_eq!(alice.accepted(&again(tags[0])), Ok(Step::default()), "its receipts cover more than it");
     alice.refused(&v1::Refused { tag: tags[1], ..Default::default() }).expect("a refusal");
@@ -313,7 +320,7 @@ fn frames_sent_again_are_answered_around_a_refused_one() {
     alice.sign_frame(ASSET, 0, vec![payment(4, 2, 10)]).expect("solvent");
     let login = alice.login(B256::ZERO, B256::ZERO, 0);
     alice.hello(&login, "alice");
-    let tag = alice.resend()[0].0;
+    let tag = frames_of(alice.resend())[0].0;
     assert!(matches!(alice.accepted(&again(tag)), Err(Misbehaviour::BadReceipts { .. })));
 }
 
@@ -666,7 +673,7 @@ fn a_full_list_of_receipts_forgets_the_oldest_and_still_bounds_the_signer() {
     let frame = alice.sign_frame(ASSET, 0, vec![payment(1, 2, 1)]).expect("solvent").1;
     let receipts = (0..count).map(|_| hub.credit(channel(2), channel(1), &[payment(1, 2, 1)]).1).collect();
     let frames = vec![(0, frame.tip().cumulative)];
-    alice.apply(&Record::Accepted { asset: ASSET, flush: 1, frames, receipts });
+    alice.apply(&Record::Accepted { asset: ASSET, flush: 1, frames, receipts, ticks: vec![] });
     let account = &alice.state().accounts[&ASSET];
     assert_eq!(account.undelivered.len(), UNDELIVERED_MAX);
     assert_eq!(balance(&alice).undelivered, amount(u128::from(count)));

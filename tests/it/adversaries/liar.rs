@@ -92,7 +92,7 @@ fn honest(hub: &FakeHub, payee: ChannelId, usdh: proto::Asset, frame: &v1::Frame
         payments: payments_hash(&rows),
     };
     let receipts = vec![hub.receipt(body.clone())];
-    (v1::Accepted { flush: 1, asset: wire::bytes_of(usdh), tags: vec![frame.tag], receipts }, body)
+    (v1::Accepted { flush: 1, asset: wire::bytes_of(usdh), tags: vec![frame.tag], receipts, ticks: vec![] }, body)
 }
 
 async fn misbehaved(events: &mut (impl futures::Stream<Item = Event> + Unpin), name: &str) {
@@ -120,6 +120,7 @@ async fn a_lane_without_my_signature_is_no_lane_of_mine() {
         cumulative: wire::amount_bytes(amount(DEPOSIT)),
         memo: wire::bytes_of([1; 32]),
         signature: wire::bytes_of([2; 64]),
+        ticks: None,
     };
     let paying = {
         let alice = alice.clone();

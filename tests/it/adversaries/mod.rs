@@ -11,5 +11,6 @@ mod overspender;
 mod replayer;
 mod stale_hub;
 mod stranger;
+mod ticker;
 mod wire;
 mod withholder;

@@ -39,7 +39,7 @@ async fn withheld_credit(payer_is_away: bool) {
         payments: payments_hash(&rows),
     });
     let asset = wire::bytes_of(usdh);
-    let accepted = v1::Accepted { flush: 1, asset, tags: vec![frame.tag], receipts: vec![receipt] };
+    let accepted = v1::Accepted { flush: 1, asset, tags: vec![frame.tag], receipts: vec![receipt], ticks: vec![] };
     session.send(Kind::Accepted(accepted)).await;
     paying.await.expect("runs").expect("the receipt proves it");
     assert_eq!(alice.balance(usdh).await.expect("runs").undelivered, amount(700), "nobody acknowledged");

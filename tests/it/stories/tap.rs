@@ -34,6 +34,8 @@ type Place = (Vec<u8>, Vec<u8>, u32, Vec<u8>);
 struct Words {
     /// A place of a lane -> memo, signature.
     vouchers: BTreeMap<Place, (Vec<u8>, Vec<u8>)>,
+    /// An anchor -> the lane and the voucher that it was signed with.
+    anchors: BTreeMap<Vec<u8>, (u32, Vec<u8>, Vec<u8>)>,
     /// Channel, asset, credits -> head.
     acks: BTreeMap<(Vec<u8>, Vec<u8>, u64), Vec<u8>>,
     contradictions: Vec<String>,
@@ -95,10 +97,18 @@ impl Words {
             Some(Kind::Hello(hello)) => *channel = hello.channel_id.to_vec(),
             Some(Kind::Frame(f)) => {
                 let place = (channel.clone(), f.asset.to_vec(), f.lane, f.cumulative.to_vec());
-                let word = (f.memo.to_vec(), f.signature.to_vec());
-                let known = self.vouchers.entry(place).or_insert_with(|| word.clone());
+                self.note_voucher(place, (f.memo.to_vec(), f.signature.to_vec()));
+            }
+            Some(Kind::Fold(f)) => {
+                let place = (channel.clone(), f.asset.to_vec(), f.lane, f.cumulative.to_vec());
+                self.note_voucher(place, (f.memo.to_vec(), f.signature.to_vec()));
+            }
+            Some(Kind::StreamOpening(o)) => {
+                let word = (o.lane, o.memo.to_vec(), o.signature.to_vec());
+                let known = self.anchors.entry(o.anchor.to_vec()).or_insert_with(|| word.clone());
                 if *known != word {
-                    self.contradictions.push(format!("two vouchers on lane {} at {:?}", f.lane, f.cumulative));
+                    self.contradictions
+                        .push(format!("one anchor for two openings, on lanes {} and {}", known.0, o.lane));
                 }
             }
             Some(Kind::Ack(ack)) => {
@@ -109,6 +119,14 @@ impl Words {
                 }
             }
             _ => {}
+        }
+    }
+
+    fn note_voucher(&mut self, place: Place, word: (Vec<u8>, Vec<u8>)) {
+        let (lane, cumulative) = (place.2, place.3.clone());
+        let known = self.vouchers.entry(place).or_insert_with(|| word.clone());
+        if *known != word {
+            self.contradictions.push(format!("two vouchers on lane {lane} at {cumulative:?}"));
         }
     }
 }

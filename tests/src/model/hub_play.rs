@@ -6,13 +6,18 @@
 
 use std::collections::BTreeMap;
 
-use alloy_primitives::{Bytes, FixedBytes};
+use alloy_primitives::{B256, Bytes, FixedBytes};
 use proto::account::{SETTLEMENT_VALIDITY_S, Status, Totals};
 use proto::books::{
-    Ask, AssetPolicy, Books, Entry, FlushRecord, KnownPayment, LedgerUpdate, Paid, PaymentIndex, Policy, SessionId,
+    Ask, AssetPolicy, Books, Entry, FlushRecord, KnownPayment, LedgerUpdate, Paid, PaymentIndex, Policy, Refusal,
+    SessionId, Ticked,
 };
+use proto::stream::{Words, fold_voucher};
 use proto::typed::{Receipt, Settlement, Voucher};
-use proto::{Amount, ChannelId, Frame, LaneTip, NATIVE, Payment, PaymentId, Proven, Scheme, Side, Signed};
+use proto::{
+    Amount, ChannelId, Frame, LaneTip, LaneVoucher, NATIVE, Payment, PaymentId, Proven, Scheme, Side, Signed, StreamId,
+    StreamOpening, StreamTerms,
+};
 
 use super::cast::{CHALLENGE_PERIOD_S, DOMAIN, HUB, HUB_KEY, MEMBER_KEYS, START, account, terms};
 use super::ledger::{Call, HubWord, Ledger};
@@ -38,6 +43,20 @@ pub const RARE: &[&str] = &[
     "the hub crashed with an open flush",
     "a response was reorganised away",
     "an unaccepted voucher was posted",
+    "a stream was opened",
+    "ticks were accepted",
+    "ticks were known",
+    "ticks of an old session were refused",
+    "a payer wanted to tick what he does not have",
+    "ticks of a payee without backing were refused",
+    "ticks of another chain were refused",
+    "a close froze ticks",
+    "a frame continued a lane of ticks",
+    "a lane of ticks was folded",
+    "a fold of another index was refused",
+    "a close hid ticks",
+    "an older index was posted",
+    "an unaccepted word was posted",
 ];
 
 #[derive(Debug, Default)]
@@ -54,6 +73,8 @@ impl PaymentIndex for Index {
 struct Crook {
     session: u64,
     frames: Vec<Frame>,
+    streams: Vec<(StreamOpening, Words)>,
+    folds: Vec<Signed<Voucher>>,
     vouchers: Vec<Proven<Voucher>>,
     receipts: Vec<Proven<Receipt>>,
     proposals: Vec<Settlement>,
@@ -80,7 +101,7 @@ struct Play {
 /// Plays one play; an error where the hub lost money.
 pub fn play(seed: u64, care: Care) -> Result<Sometimes, Loss> {
     let mut play = Play::new(seed, care);
-    let moves = 20 + play.dice.below(40);
+    let moves = 30 + play.dice.below(60);
     for _ in 0..moves {
         play.make_move();
         play.audit();
@@ -146,7 +167,10 @@ impl Play {
 
     fn make_move(&mut self) {
         let n = self.dice.below(2);
-        match self.dice.below(24) {
+        match self.dice.below(31) {
+            24 | 25 => self.open_stream(n),
+            26..=29 => self.tick(n),
+            30 => self.fold(n),
             0..=8 => self.pay(n),
             9 | 10 => self.seal(),
             11 => self.replay_frame(n),
@@ -173,20 +197,35 @@ impl Play {
         let count = 1 + self.dice.below(3);
         let payments: Vec<Payment> = (0..count).map(|_| self.payment(n)).collect();
         let lane = u32::try_from(self.dice.below(3)).expect("small");
-        let accepted = self.books.account(account(n)).map(|a| a.tip(lane)).unwrap_or_default();
-        let tip = match self.dice.below(10) {
-            0 => self.newest_signed(n, lane).unwrap_or(accepted),
-            1 => LaneTip { cumulative: Amount::new(self.dice.number(300)), ..accepted },
-            _ => accepted,
-        };
+        let tip = self.tip(n, lane);
         let frame = Frame::sign(&DOMAIN, &MEMBER_KEYS[n], account(n), lane, tip, payments).expect("it is well-formed");
         self.crooks[n].frames.push(frame.clone());
         self.submit(n, frame);
     }
 
+    /// Where a lane stands, or something that the member makes up.
+    fn tip(&mut self, n: usize, lane: u32) -> LaneTip {
+        let accepted = self.books.account(account(n)).map(|a| a.tip(lane)).unwrap_or_default();
+        match self.dice.below(10) {
+            0 => self.newest_signed(n, lane).unwrap_or(accepted),
+            1 => LaneTip { cumulative: Amount::new(self.dice.number(300)), ..accepted },
+            _ => accepted,
+        }
+    }
+
+    fn payee(&mut self, n: usize) -> ChannelId {
+        if self.dice.chance(15) { ChannelId::HUB } else { account(1 - n).channel }
+    }
+
+    /// The session that a message comes in: mostly the live one.
+    fn session(&mut self, n: usize) -> SessionId {
+        let live = self.crooks[n].session;
+        SessionId(if self.dice.chance(5) { live.saturating_sub(1) } else { live })
+    }
+
     fn payment(&mut self, n: usize) -> Payment {
         self.ids += 1;
-        let payee = if self.dice.chance(15) { ChannelId::HUB } else { account(1 - n).channel };
+        let payee = self.payee(n);
         let most = if self.dice.chance(20) { 600 } else { 80 };
         Payment {
             id: PaymentId(FixedBytes::left_padding_from(&self.ids.to_be_bytes())),
@@ -201,12 +240,112 @@ impl Play {
         self.crooks[n].frames.iter().rev().find(|f| f.lane() == lane).map(Frame::tip)
     }
 
+    // ---- streams ----
+
+    fn open_stream(&mut self, n: usize) {
+        self.ids += 1;
+        let fresh = StreamId(FixedBytes::left_padding_from(&self.ids.to_be_bytes()));
+        let used = self.crooks[n].streams.last().map(|(opening, words)| (opening.terms().stream, words.clone()));
+        // A stream's name or its chain may be used again: nothing but the payer's own money is at stake.
+        let (stream, words) = match used {
+            Some((stream, _)) if self.dice.chance(5) => (stream, self.chain()),
+            Some((_, words)) if self.dice.chance(5) => (fresh, words),
+            _ => (fresh, self.chain()),
+        };
+        let most = if self.dice.chance(20) { 60 } else { 8 };
+        let terms = StreamTerms {
+            stream,
+            payee: self.payee(n),
+            amount: Amount::new(1 + self.dice.number(most)),
+            fee: Amount::new(1 + self.dice.number(2)),
+        };
+        let lane = u32::try_from(self.dice.below(3)).expect("small");
+        let tip = self.tip(n, lane);
+        let signed = StreamOpening::sign(&DOMAIN, &MEMBER_KEYS[n], account(n), lane, tip, terms, &words);
+        let opening = signed.expect("it is well-formed");
+        self.crooks[n].streams.push((opening.clone(), words));
+        let session = self.session(n);
+        let opened = self.books.open_stream(session, opening);
+        self.seen.note_if("a stream was opened", opened.is_ok());
+        self.note_frozen(&opened);
+    }
+
+    fn chain(&mut self) -> Words {
+        self.ids += 1;
+        let ticks = u32::try_from(1 + self.dice.below(16)).expect("small");
+        Words::new(B256::left_padding_from(&self.ids.to_be_bytes()), ticks)
+    }
+
+    /// Reveals a word, mostly of the newest stream.
+    fn tick(&mut self, n: usize) {
+        let Some(stream) = self.stream(n) else { return };
+        let (opening, words) = &self.crooks[n].streams[stream];
+        let at = self.index_of(n, stream);
+        let ahead = if self.dice.chance(80) { at } else { 0 };
+        let index = ahead + u32::try_from(1 + self.dice.below(5)).expect("small");
+        let (lane, Some(revealed)) = (opening.lane(), words.reveal(index)) else { return };
+        let session = self.session(n);
+        match self.books.tick(session, account(n), lane, revealed, &self.index) {
+            Ok(Ticked::Accepted) => self.seen.note("ticks were accepted"),
+            Ok(Ticked::Known) => self.seen.note("ticks were known"),
+            Err(refusal) => {
+                match refusal.reason() {
+                    "OLD_SESSION" => self.seen.note("ticks of an old session were refused"),
+                    "INSUFFICIENT_FUNDS" => self.seen.note("a payer wanted to tick what he does not have"),
+                    "PAYEE_UNBACKED" => self.seen.note("ticks of a payee without backing were refused"),
+                    "LANE_BROKEN" => self.seen.note("ticks of another chain were refused"),
+                    _ => {}
+                }
+                self.note_frozen(&Err(refusal));
+            }
+        }
+    }
+
+    /// The index that the hub accepted of a stream that its lane still has.
+    fn index_of(&self, n: usize, stream: usize) -> u32 {
+        let opening = &self.crooks[n].streams[stream].0;
+        let at = self.books.account(account(n)).and_then(|a| a.lanes.get(&opening.lane())?.ticks());
+        at.filter(|ticks| ticks.opening() == opening).map(|ticks| ticks.index()).unwrap_or_default()
+    }
+
+    fn note_frozen(&mut self, result: &Result<(), Refusal>) {
+        let froze = matches!(result, Err(Refusal::Freezing { .. } | Refusal::PayeeClosing { .. }));
+        self.seen.note_if("a close froze ticks", froze);
+    }
+
+    fn stream(&mut self, n: usize) -> Option<usize> {
+        let last = self.crooks[n].streams.len().checked_sub(1)?;
+        Some(if self.dice.chance(75) { last } else { self.dice.below(last + 1) })
+    }
+
+    /// Folds a lane of ticks, at its index or at one that would suit the member better.
+    fn fold(&mut self, n: usize) {
+        let Some(stream) = self.stream(n) else { return };
+        let opening = self.crooks[n].streams[stream].0.clone();
+        let at = self.books.account(account(n)).and_then(|a| a.lanes.get(&opening.lane())?.ticks());
+        let at = at.map(|t| t.index()).unwrap_or_default();
+        let index = if self.dice.chance(70) { at } else { u32::try_from(self.dice.below(8)).expect("small") };
+        let fold = Signed::sign(&DOMAIN, &MEMBER_KEYS[n], fold_voucher(&opening, index));
+        self.crooks[n].folds.push(fold.clone());
+        let session = self.session(n);
+        let folded = self.books.fold(session, fold);
+        self.seen.note_if("a lane of ticks was folded", folded.is_ok());
+        let broken = matches!(folded, Err(Refusal::LaneBroken { .. }));
+        self.seen.note_if("a fold of another index was refused", broken && index != at);
+    }
+
+    // ---- frames ----
+
     fn submit(&mut self, n: usize, frame: Frame) {
-        let live = self.crooks[n].session;
-        let session = if self.dice.chance(5) { live.saturating_sub(1) } else { live };
+        let session = self.session(n);
+        let held = self.books.account(account(n)).and_then(|a| a.lanes.get(&frame.lane())?.ticks());
+        let after_ticks = held.is_some_and(|ticks| ticks.index() > 0);
         let kept = self.books.account(account(n)).is_some_and(|a| !a.kept.is_empty());
-        match self.books.pay(SessionId(session), frame, &self.index) {
-            Ok(Paid::Accepted) => self.seen.note("a frame was accepted"),
+        match self.books.pay(session, frame, &self.index) {
+            Ok(Paid::Accepted) => {
+                self.seen.note("a frame was accepted");
+                self.seen.note_if("a frame continued a lane of ticks", after_ticks);
+            }
             Ok(Paid::Again { .. }) => self.seen.note("a frame was answered again"),
             Err(refusal) => match refusal.reason() {
                 "OLD_SESSION" => self.seen.note("a frame of an old session was refused"),
@@ -246,7 +385,8 @@ impl Play {
 
     /// The member signs a proposal that he saw, old or new.
     fn agree(&mut self, n: usize) {
-        if let Some(proposal) = self.dice.pick(&self.crooks[n].proposals).cloned() {
+        let newest = self.crooks[n].proposals.last().filter(|_| self.dice.chance(50)).cloned();
+        if let Some(proposal) = newest.or_else(|| self.dice.pick(&self.crooks[n].proposals).cloned()) {
             let signed = Signed::sign(&DOMAIN, &MEMBER_KEYS[n], proposal);
             let _ = self.books.agree(signed);
         }
@@ -276,15 +416,15 @@ impl Play {
 
     fn note_payments(&mut self, record: &FlushRecord) {
         for (entry, decision) in record.entries.iter().enumerate() {
-            let Entry::Frame(frame) = decision else { continue };
-            for payment in &frame.payments {
-                let known = KnownPayment {
-                    flush: record.number,
-                    asset: NATIVE,
-                    entry: u32::try_from(entry).expect("few entries"),
-                    payment: payment.clone(),
-                };
-                self.index.0.insert((frame.account().channel, payment.id), known);
+            let (payer, payments) = match decision {
+                Entry::Frame(frame) => (frame.account().channel, frame.payments.clone()),
+                Entry::Ticks(paid) => (paid.account.channel, vec![paid.payment()]),
+                _ => continue,
+            };
+            for payment in payments {
+                let (entry, id) = (u32::try_from(entry).expect("few entries"), payment.id);
+                let known = KnownPayment { flush: record.number, asset: NATIVE, entry, payment };
+                assert!(self.index.0.insert((payer, id), known).is_none(), "I5: {id} was paid twice");
             }
         }
     }
@@ -318,11 +458,14 @@ impl Play {
 
     /// A member, or anybody, posts something.
     fn post(&mut self, n: usize) {
-        let call = match self.dice.below(4) {
+        let closing = self.ledger.seen(n).status == Status::Closing;
+        let call = match self.dice.below(6) {
+            0..=4 if closing && self.dice.chance(50) => self.unaccepted(n),
             0 => self.old_word(n),
-            1 => self.unaccepted(n),
+            1 | 2 => self.unaccepted(n),
             _ => {
-                let pair = self.dice.pick(&self.crooks[n].agreed).cloned();
+                let newest = self.crooks[n].agreed.last().filter(|_| self.dice.chance(40)).cloned();
+                let pair = newest.or_else(|| self.dice.pick(&self.crooks[n].agreed).cloned());
                 pair.map(|(member, hub)| Call::Settle { account: n, member: Box::new(member), hub: Box::new(hub) })
             }
         };
@@ -332,6 +475,7 @@ impl Play {
             Call::Settle { member, .. } => self.note_settle(n, member.body(), good),
             Call::Respond { hub, lanes, .. } => {
                 self.seen.note_if("an unaccepted voucher was posted", good && !lanes.is_empty());
+                self.note_words(n, lanes, good);
                 let receipt = matches!(hub.as_deref(), Some(HubWord::Receipt(_)));
                 self.seen.note_if("an old receipt was posted", good && receipt);
             }
@@ -363,8 +507,34 @@ impl Play {
     }
 
     fn unaccepted(&mut self, n: usize) -> Option<Call> {
-        let frame = self.dice.pick(&self.crooks[n].frames)?;
-        Some(Call::Respond { account: n, lanes: vec![frame.voucher.clone()], hub: None })
+        let voucher = match self.dice.below(6) {
+            0 | 1 => LaneVoucher::Plain(self.dice.pick(&self.crooks[n].frames)?.voucher.clone()),
+            2..=4 => {
+                // What the hub accepted, so that the older index hides money, or whatever there is.
+                let held: Vec<usize> =
+                    (0..self.crooks[n].streams.len()).filter(|at| self.index_of(n, *at) > 0).collect();
+                let held = self.dice.pick(&held).copied().filter(|_| self.dice.chance(60));
+                let stream = held.or_else(|| self.stream(n))?;
+                let most = held.map_or(self.crooks[n].streams[stream].1.ticks(), |held| self.index_of(n, held));
+                let index = u32::try_from(self.dice.below(most as usize + 1)).expect("small");
+                let (opening, words) = &self.crooks[n].streams[stream];
+                let (mut voucher, revealed) = (LaneVoucher::opened(opening.clone()), words.reveal(index)?);
+                voucher.ticks_mut()?.advance(&revealed);
+                voucher
+            }
+            _ => LaneVoucher::Plain(self.dice.pick(&self.crooks[n].folds)?.clone()),
+        };
+        Some(Call::Respond { account: n, lanes: vec![voucher], hub: None })
+    }
+
+    fn note_words(&mut self, n: usize, lanes: &[LaneVoucher], good: bool) {
+        let held = self.books.account(account(n));
+        for ticks in lanes.iter().filter_map(LaneVoucher::ticks) {
+            let at = held.and_then(|a| a.lanes.get(&ticks.opening().lane())?.ticks());
+            let at = at.filter(|at| at.opening() == ticks.opening()).map(|at| at.index());
+            self.seen.note_if("an older index was posted", good && at.is_some_and(|at| at > ticks.index()));
+            self.seen.note_if("an unaccepted word was posted", good && at.is_none_or(|at| at < ticks.index()));
+        }
     }
 
     fn reorganise(&mut self) {
@@ -458,7 +628,9 @@ impl Play {
             self.ledger.send(Call::Finalize { account: n });
         } else if held.member_paid > seen.member_paid && self.care != Care::IgnoresCloses {
             self.seen.note("a close hid the member's vouchers");
-            let lanes = held.lanes.values().cloned().collect();
+            let lanes: Vec<LaneVoucher> = held.lanes.values().cloned().collect();
+            let ticks = lanes.iter().filter_map(LaneVoucher::ticks).any(|ticks| ticks.index() > 0);
+            self.seen.note_if("a close hid ticks", ticks);
             self.ledger.send(Call::Respond { account: n, lanes, hub: None });
         }
     }

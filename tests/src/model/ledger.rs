@@ -1,12 +1,13 @@
 //! A model of the adjudicator: for each account the rules of the contract, in plain numbers, with blocks, confirmations
 //! and reorganisations.
 //!
-//! Signatures are not checked here: the calls carry [`Signed`] and [`Proven`] values, which exist only verified.
+//! Signatures and the words of ticks are not checked here: the calls carry [`Signed`], [`Proven`] and [`LaneVoucher`]
+//! values, which exist only verified.
 
 use alloy_primitives::U256;
 use proto::account::{Status, Totals};
 use proto::typed::{Receipt, Settlement, Voucher};
-use proto::{AccountId, Amount, ChannelId, Proven, Side, Signed};
+use proto::{AccountId, Amount, ChannelId, LaneVoucher, Proven, Side, Signed};
 
 /// A transaction.
 #[derive(Clone, Debug)]
@@ -38,8 +39,8 @@ pub enum Call {
     Respond {
         /// Index of the account.
         account: usize,
-        /// The member's vouchers, one a lane, lanes rising.
-        lanes: Vec<Signed<Voucher>>,
+        /// The member's vouchers, plain or of ticks, one a lane, lanes rising.
+        lanes: Vec<LaneVoucher>,
         /// The hub's word.
         hub: Option<Box<HubWord>>,
     },
@@ -218,17 +219,16 @@ impl Ledger {
     }
 
     /// `PM` as the lanes prove it: sums saturate, they never revert.
-    fn member_paid(&self, account: usize, lanes: &[Signed<Voucher>]) -> Result<Amount, Revert> {
+    fn member_paid(&self, account: usize, lanes: &[LaneVoucher]) -> Result<Amount, Revert> {
         let mut next_lane = 0;
         let mut paid = Amount::ZERO;
         for voucher in lanes {
-            let body = voucher.body();
-            check_account(self.ids[account], body.account())?;
-            if body.check() != Ok(Side::Member) || body.lane < next_lane {
+            check_account(self.ids[account], voucher.account())?;
+            if voucher.lane() < next_lane {
                 return Err(Revert::Malformed);
             }
-            next_lane = body.lane + 1;
-            paid = paid.saturating_add(Amount::new(body.cumulative));
+            next_lane = voucher.lane() + 1;
+            paid = paid.saturating_add(lane_value(voucher)?);
         }
         Ok(paid)
     }
@@ -246,6 +246,24 @@ impl Ledger {
                 check_account(self.ids[account], AccountId { channel: ChannelId(body.channelId), asset: body.asset })?;
                 Ok(Amount::new(body.total))
             }
+        }
+    }
+}
+
+/// What one lane proves: a plain voucher its cumulative amount, ticks that of the opening and as much as they come to.
+fn lane_value(voucher: &LaneVoucher) -> Result<Amount, Revert> {
+    match voucher {
+        LaneVoucher::Plain(voucher) if voucher.body().check() == Ok(Side::Member) => {
+            Ok(Amount::new(voucher.body().cumulative))
+        }
+        LaneVoucher::Plain(_) => Err(Revert::Malformed),
+        LaneVoucher::Ticks(lane) => {
+            let body = lane.opening().voucher().body();
+            if body.check().is_err() || lane.index() > body.ticks {
+                return Err(Revert::Malformed);
+            }
+            let ticks = body.tick.saturating_mul(lane.index().into());
+            Ok(Amount::new(body.cumulative.saturating_add(ticks)))
         }
     }
 }

@@ -9,10 +9,15 @@ use std::collections::BTreeMap;
 
 use alloy_primitives::{B256, Bytes, FixedBytes};
 use proto::account::{SETTLEMENT_VALIDITY_S, Status, Totals};
-use proto::member::{Ask, Balance, Event, Limits, Member, Misbehaviour, Record, Step, VALIDITY_LONGEST_S};
+use proto::member::{
+    Ask, Balance, Event, Limits, Member, Misbehaviour, PayError, Record, Resent, Secret, Step, Tick, VALIDITY_LONGEST_S,
+};
 use proto::typed::{Receipt, Settlement, Voucher, chain_hash};
 use proto::wire::{self, Credit, CreditedPayment, v1};
-use proto::{Amount, ChannelId, Frame, NATIVE, Payment, PaymentId, Proven, Scheme, SecretKey, Side, Signed};
+use proto::{
+    Amount, ChannelId, Frame, LaneVoucher, NATIVE, Payment, PaymentId, Proven, Scheme, SecretKey, Side, Signed,
+    StreamId, StreamOpening, StreamTerms,
+};
 
 use super::cast::{CHALLENGE_PERIOD_S, DOMAIN, HUB_KEY, MEMBER_KEYS, START, account, terms};
 use super::ledger::{Call, HubWord, Ledger};
@@ -49,6 +54,24 @@ pub const RARE: &[&str] = &[
     "a response was reorganised away",
     "the member closed",
     "an account was closed cooperatively",
+    "a stream was opened",
+    "an opening was refused",
+    "a refused opening was shown as the lane's state",
+    "ticks were accepted",
+    "ticks were accepted before their opening was answered",
+    "ticks were refused",
+    "refused ticks were revealed again",
+    "bad receipts of ticks were refused",
+    "ticks out of order were refused",
+    "the signer's bound refused ticks",
+    "ticks were sent again in a new session",
+    "ticks were proven later",
+    "a lane of ticks was folded",
+    "a fold was refused",
+    "a frame continued a lane of ticks",
+    "ticks were claimed",
+    "refused ticks were claimed",
+    "ticks that an old store forgot were shown",
 ];
 
 /// Most that the member signs without a receipt.
@@ -59,9 +82,15 @@ const MARGIN_S: u64 = 60;
 /// What the hub has: everything that it ever saw or said.
 #[derive(Debug, Default)]
 struct Liar {
-    inbox: Vec<(u64, Frame)>,
-    frames: Vec<Frame>,
-    refused: Vec<Frame>,
+    inbox: Vec<Resent>,
+    /// Every state of a lane that a signature or a word of the member proves.
+    shown: Vec<LaneVoucher>,
+    refused: Vec<LaneVoucher>,
+    openings: Vec<StreamOpening>,
+    /// The index of each chain up to which the hub has receipts, by anchor.
+    accepted: BTreeMap<B256, u32>,
+    /// What `GetPayment` would answer, by anchor and index.
+    proofs: BTreeMap<(B256, u32), v1::GetPaymentResponse>,
     credits: Vec<(Credit, Proven<Voucher>)>,
     total: u128,
     head: B256,
@@ -94,7 +123,7 @@ struct Play {
 /// Plays one play; an error where the member lost money.
 pub fn play(seed: u64, care: Care) -> Result<Sometimes, Loss> {
     let mut play = Play::new(seed, care);
-    let moves = 20 + play.dice.below(40);
+    let moves = 30 + play.dice.below(60);
     for _ in 0..moves {
         play.make_move();
         play.reckon();
@@ -144,9 +173,13 @@ impl Play {
     }
 
     fn make_move(&mut self) {
-        match self.dice.below(26) {
+        match self.dice.below(35) {
+            26 | 27 => self.open_stream(),
+            28..=31 => self.reveal(),
+            32 => self.fold(),
+            33 | 34 => self.answer(),
             0..=4 => self.pay(),
-            5..=8 => self.answer_frame(),
+            5..=8 => self.answer(),
             9..=12 => self.credit(),
             13 | 14 => self.propose(),
             15 => self.post(),
@@ -195,14 +228,112 @@ impl Play {
         };
         let lane = u32::try_from(self.dice.below(3)).expect("small");
         let result = self.member.sign_frame(NATIVE, lane, vec![payment]);
-        let exposed = matches!(result, Err(proto::member::PayError::Exposure { .. }));
+        let exposed = matches!(result, Err(PayError::Exposure { .. }));
         self.seen.note_if("the signer's bound refused a frame", exposed);
         if let Ok((tag, frame)) = result {
             self.journal.push(Record::Signed(frame.clone()));
-            let most = self.signed.entry(lane).or_default();
-            *most = (*most).max(frame.tip().cumulative);
-            self.hub.frames.push(frame.clone());
-            self.hub.inbox.push((tag, frame));
+            let ticks = self.member.stream(NATIVE, lane).is_some_and(|stream| stream.accepted > 0);
+            self.seen.note_if("a frame continued a lane of ticks", ticks);
+            self.show(LaneVoucher::Plain(frame.voucher.clone()));
+            self.hub.inbox.push(Resent::Frame(tag, frame));
+        }
+    }
+
+    /// The member gave a signature or a word away: from now on the hub can claim it.
+    fn show(&mut self, voucher: LaneVoucher) {
+        let most = self.signed.entry(voucher.lane()).or_default();
+        *most = (*most).max(voucher.value());
+        if !self.hub.shown.contains(&voucher) {
+            self.hub.shown.push(voucher);
+        }
+    }
+
+    fn open_stream(&mut self) {
+        self.ids += 1;
+        let most = if self.dice.chance(15) { 40 } else { 6 };
+        let terms = StreamTerms {
+            stream: StreamId(FixedBytes::left_padding_from(&self.ids.to_be_bytes())),
+            payee: if self.dice.chance(20) { ChannelId::HUB } else { payee() },
+            amount: Amount::new(1 + self.dice.number(most)),
+            fee: Amount::new(self.dice.number(2)),
+        };
+        let lane = u32::try_from(self.dice.below(3)).expect("small");
+        let ticks = u32::try_from(1 + self.dice.below(20)).expect("small");
+        let secret = Secret::new(B256::left_padding_from(&self.ids.to_be_bytes()));
+        if let Ok((tag, opening, step)) = self.member.open_stream(NATIVE, lane, terms, ticks, secret) {
+            self.write(step);
+            self.hub.openings.push(opening.clone());
+            self.show(LaneVoucher::opened(opening.clone()));
+            self.hub.inbox.push(Resent::Opening(tag, opening));
+        }
+    }
+
+    fn reveal(&mut self) {
+        let open: Vec<_> = (0..3).filter_map(|lane| Some((lane, self.member.stream(NATIVE, lane)?))).collect();
+        let Some((lane, stream)) = self.dice.pick(&open).copied() else { return };
+        let refused = !stream.waits && stream.revealed > stream.accepted;
+        let again = refused && self.dice.chance(50);
+        let ahead = if again { 0 } else { 1 + self.dice.below(4) };
+        let index = stream.revealed + u32::try_from(ahead).expect("small");
+        let result = self.member.reveal(NATIVE, lane, index);
+        let exposed = matches!(result, Err(PayError::Exposure { .. }));
+        self.seen.note_if("the signer's bound refused ticks", exposed);
+        if let Ok((tick, step)) = result {
+            self.write(step);
+            self.seen.note_if("refused ticks were revealed again", again && index > 0);
+            let voucher = self.ticked(&tick).expect("a word of an opening that the hub has");
+            self.show(voucher);
+            self.hub.inbox.push(Resent::Tick(tick));
+        }
+    }
+
+    fn fold(&mut self) {
+        let lane = u32::try_from(self.dice.below(3)).expect("small");
+        if let Ok(Some((tag, fold, step))) = self.member.fold(NATIVE, lane) {
+            self.write(step);
+            self.show(LaneVoucher::Plain(fold.clone()));
+            self.hub.inbox.push(Resent::Fold(tag, fold));
+        }
+    }
+
+    /// What a word makes of the opening that it is of.
+    fn ticked(&self, tick: &Tick) -> Option<LaneVoucher> {
+        self.hub.openings.iter().rev().filter(|opening| opening.lane() == tick.lane).find_map(|opening| {
+            let revealed = opening.chain().advance(tick.index, tick.word).ok()?;
+            let mut voucher = LaneVoucher::opened(opening.clone());
+            voucher.ticks_mut()?.advance(&revealed);
+            Some(voucher)
+        })
+    }
+
+    /// The member asks for ticks that the hub accepted in an earlier session, back to what he has receipts for, and takes
+    /// them in their order.
+    fn prove(&mut self, lane: u32, index: u32) {
+        let Some(stream) = self.member.stream(NATIVE, lane) else { return };
+        let opening = self.hub.openings.iter().rev().find(|o| o.lane() == lane && *o.terms() == stream.terms);
+        let Some(anchor) = opening.map(|opening| opening.voucher().body().anchor) else { return };
+        let (mut answers, mut at) = (Vec::new(), index);
+        while at > stream.accepted {
+            let Some(answer) = self.hub.proofs.get(&(anchor, at)).cloned() else { return };
+            let Some(before) = self.member.ticks_proven(NATIVE, lane, at, &answer) else { return };
+            answers.push((at, answer));
+            at = before;
+        }
+        for (index, answer) in answers.into_iter().rev() {
+            let result = self.member.prove_ticks(NATIVE, lane, index, &answer);
+            let proven = !self.heard(result).is_empty();
+            self.seen.note_if("ticks were proven later", proven);
+        }
+    }
+
+    /// What a client does about events that ask for something.
+    fn follow_up(&mut self, events: &[Event]) {
+        for event in events {
+            if let Event::TicksUnproven { lane, index, .. } = event
+                && self.dice.chance(80)
+            {
+                self.prove(*lane, *index);
+            }
         }
     }
 
@@ -219,9 +350,14 @@ impl Play {
         let hello = self.member.hello(&login, "");
         self.hub.inbox.clear();
         let welcome = self.welcome();
-        let _ = self.member.welcome(&welcome).map(|step| self.write(step));
+        let events = self.member.welcome(&welcome).map(|step| self.write(step)).unwrap_or_default();
+        self.note_faults(&events);
         self.hub.inbox = self.member.resend();
-        self.seen.note_if("frames were sent again in a new session", !self.hub.inbox.is_empty());
+        let resent = |kind: fn(&Resent) -> bool| self.hub.inbox.iter().any(kind);
+        let (frames, ticks) = (resent(|r| matches!(r, Resent::Frame(..))), resent(|r| matches!(r, Resent::Tick(_))));
+        self.seen.note_if("frames were sent again in a new session", frames);
+        self.seen.note_if("ticks were sent again in a new session", ticks);
+        self.follow_up(&events);
         if self.dice.chance(60) {
             let from = hello.accounts.first().map(|a| a.credits).unwrap_or_default();
             let missing = self.hub.credits.iter().filter(|(c, _)| c.number > from);
@@ -287,23 +423,133 @@ impl Play {
 
     // ---- the hub ----
 
-    fn answer_frame(&mut self) {
+    fn answer(&mut self) {
         if self.hub.inbox.is_empty() {
             return;
         }
         let at = if self.dice.chance(90) { 0 } else { self.dice.below(self.hub.inbox.len()) };
-        let (tag, frame) = self.hub.inbox[at].clone();
-        match self.dice.below(10) {
-            0..=5 => {
-                self.hub.inbox.remove(at);
-                self.accept(tag, &frame);
+        let message = self.hub.inbox.remove(at);
+        match (self.dice.below(10), message) {
+            (0..=5, Resent::Frame(tag, frame)) => self.accept(tag, &frame),
+            (0..=5, Resent::Opening(tag, _)) => self.accept_opening(tag),
+            (0..=5, Resent::Fold(tag, _)) => {
+                self.accept_opening(tag);
+                self.seen.note("a lane of ticks was folded");
             }
-            6..=8 => {
-                self.hub.inbox.remove(at);
-                self.refuse(tag, frame);
+            (0..=6, Resent::Tick(tick)) => self.accept_ticks(&tick),
+            (6..=8, Resent::Frame(tag, frame)) => {
+                self.refuse(tag, frame.lane());
+                self.hub.refused.push(LaneVoucher::Plain(frame.voucher));
             }
-            _ => drop(self.hub.inbox.remove(at)),
+            (6..=8, Resent::Opening(tag, opening)) => {
+                self.refuse(tag, opening.lane());
+                self.hub.refused.push(LaneVoucher::opened(opening));
+            }
+            (6..=8, Resent::Fold(tag, fold)) => {
+                self.refuse(tag, fold.body().lane);
+                self.seen.note("a fold was refused");
+                self.hub.refused.push(LaneVoucher::Plain(fold));
+            }
+            (7 | 8, Resent::Tick(tick)) => self.refuse_ticks(&tick),
+            _ => {}
         }
+    }
+
+    fn accept_opening(&mut self, tag: u64) {
+        let result = self.member.opened(&v1::StreamOpened { tag, asset: wire::bytes_of(NATIVE) });
+        let events = self.heard(result);
+        let opened = events.iter().any(|e| matches!(e, Event::Opened { .. }));
+        self.seen.note_if("a stream was opened", opened);
+    }
+
+    /// Accepts ticks; tells of it at once, later or never, and not always the truth.
+    fn accept_ticks(&mut self, tick: &Tick) {
+        let Some(voucher) = self.ticked(tick) else { return };
+        let Some(ticks) = voucher.ticks() else { return };
+        let (anchor, terms) = (ticks.anchor(), *ticks.opening().terms());
+        let before = self.hub.accepted.get(&anchor).copied().unwrap_or_default();
+        if before >= tick.index {
+            return;
+        }
+        self.hub.accepted.insert(anchor, tick.index);
+        let lie = self.dice.below(24);
+        let (before, index) = match lie {
+            1 => (before, tick.index + 1),
+            2 => (before.saturating_sub(1), tick.index),
+            3 if tick.index > before + 1 => (before + 1, tick.index),
+            _ => (before, tick.index),
+        };
+        let amount = terms.amount.get() * u128::from(index - before);
+        let id = terms.stream.payment(index);
+        let less = u128::from(lie == 0);
+        let for_hub = terms.payee == ChannelId::HUB;
+        if !for_hub {
+            self.hub.payee_credits += 1;
+            self.hub.payee_total += amount;
+        }
+        let body = Receipt {
+            channelId: terms.payee.0,
+            asset: NATIVE,
+            credit: if for_hub { 0 } else { self.hub.payee_credits },
+            amount: amount - less,
+            total: if for_hub { 0 } else { self.hub.payee_total },
+            payments: proto::frame::payments_hash(&[(id, Amount::new(amount))]),
+        };
+        let receipt = wire::receipt_message(&Proven::sign(&DOMAIN, &HUB_KEY, body));
+        let (payee, fee) = (terms.payee, Amount::ZERO);
+        let payment = Payment { id, payee, amount: Amount::new(amount), fee, note: Bytes::new() };
+        let opening = CreditedPayment { id, amount: payment.amount, note: Bytes::new() };
+        let answer = v1::GetPaymentResponse {
+            known: true,
+            payment: Some(wire::payment_message(&payment)),
+            receipt: Some(receipt.clone()),
+            opening: vec![wire::credited_payment_message(&opening)],
+            ..v1::GetPaymentResponse::default()
+        };
+        self.hub.proofs.insert((anchor, index), answer);
+        let mut told = v1::TicksAccepted {
+            lane: tick.lane,
+            before,
+            index,
+            anchor: wire::bytes_of(anchor),
+            terms: wire::opening_message(0, ticks.opening()).terms,
+        };
+        match lie {
+            4 => told.terms.iter_mut().for_each(|t| t.amount = wire::amount_bytes(Amount::new(1))),
+            5 => told.anchor = wire::bytes_of(B256::repeat_byte(9)),
+            6..=8 => return,
+            _ => {}
+        }
+        let opened = self.member.stream(NATIVE, tick.lane).is_some_and(|stream| stream.opened);
+        let message = v1::Accepted {
+            flush: 1,
+            asset: wire::bytes_of(NATIVE),
+            tags: vec![],
+            receipts: vec![receipt],
+            ticks: vec![told],
+        };
+        let result = self.member.accepted(&message);
+        self.seen
+            .note_if("bad receipts of ticks were refused", matches!(result, Err(Misbehaviour::BadReceipts { .. })));
+        self.seen.note_if("ticks out of order were refused", matches!(result, Err(Misbehaviour::Order { .. })));
+        let events = self.heard(result);
+        let paid = events.iter().any(|e| matches!(e, Event::Paid { .. }));
+        self.seen.note_if("ticks were accepted", paid);
+        self.seen.note_if("ticks were accepted before their opening was answered", paid && !opened);
+        self.follow_up(&events);
+    }
+
+    fn refuse_ticks(&mut self, tick: &Tick) {
+        let state = self.lane_view(tick.lane);
+        let (asset, lane, index) = (wire::bytes_of(NATIVE), tick.lane, tick.index);
+        let message = v1::TickRefused { asset, lane, index, reason: "NO".into(), state, ..v1::TickRefused::default() };
+        let result = self.member.ticks_refused(&message);
+        let events = self.heard(result);
+        let refused = events.iter().any(|e| matches!(e, Event::TicksRefused { .. }));
+        self.seen.note_if("ticks were refused", refused);
+        let voucher = self.ticked(tick);
+        self.hub.refused.extend(voucher);
+        self.note_faults(&events);
     }
 
     fn accept(&mut self, tag: u64, frame: &Frame) {
@@ -323,46 +569,66 @@ impl Play {
             payments: proto::frame::payments_hash(&[(payment.id, payment.amount)]),
         };
         let receipt = wire::receipt_message(&Proven::sign(&DOMAIN, &HUB_KEY, body));
-        let message =
-            v1::Accepted { flush: 1, asset: wire::bytes_of(NATIVE), tags: vec![tag], receipts: vec![receipt] };
+        let message = v1::Accepted {
+            flush: 1,
+            asset: wire::bytes_of(NATIVE),
+            tags: vec![tag],
+            receipts: vec![receipt],
+            ticks: vec![],
+        };
         let result = self.member.accepted(&message);
         self.seen.note_if("bad receipts were refused", matches!(result, Err(Misbehaviour::BadReceipts { .. })));
         let events = self.heard(result);
         self.seen.note_if("a frame was accepted", events.iter().any(|e| matches!(e, Event::Paid { .. })));
     }
 
-    fn refuse(&mut self, tag: u64, frame: Frame) {
-        let lane = self.lane_view(frame.lane());
+    fn refuse(&mut self, tag: u64, lane: u32) {
+        let lane = self.lane_view(lane);
         let message = v1::Refused { tag, reason: "NO".into(), retryable: true, lane, ..v1::Refused::default() };
         let result = self.member.refused(&message);
         let events = self.heard(result);
         self.seen.note_if("a frame was refused", events.iter().any(|e| matches!(e, Event::NotPaid { .. })));
-        self.hub.refused.push(frame);
+        let closed = events.iter().any(|e| matches!(e, Event::NotOpened { .. }));
+        self.seen.note_if("an opening was refused", closed);
         self.note_faults(&events);
     }
 
     fn note_faults(&mut self, events: &[Event]) {
         for event in events {
+            if let Event::StoreWasOld { lane, .. } = event {
+                let ticks = self.member.evidence(NATIVE).into_iter().flat_map(|e| e.lanes);
+                let ticks = ticks.filter(|v| v.lane() == *lane).any(|v| v.ticks().is_some_and(|t| t.index() > 0));
+                self.seen.note_if("ticks that an old store forgot were shown", ticks);
+            }
             let Event::Misbehaved(fault) = event else { continue };
             let unsigned = matches!(fault, Misbehaviour::LaneUnsigned { .. });
             self.seen.note_if("a lane without the member's signature was claimed", unsigned);
-            let kept = matches!(fault, Misbehaviour::KeptRefused { .. });
-            self.seen.note_if("a refused voucher was shown as the lane's state", kept);
+            let Misbehaviour::KeptRefused { lane, cumulative } = fault else { continue };
+            self.seen.note("a refused voucher was shown as the lane's state");
+            let opening = |v: &LaneVoucher| v.ticks().is_some() && v.lane() == *lane && v.value() == *cumulative;
+            let opening = self.hub.refused.iter().any(opening);
+            self.seen.note_if("a refused opening was shown as the lane's state", opening);
         }
     }
 
     /// The truth, something old, something refused, a forgery or nothing.
     fn lane_view(&mut self, lane: u32) -> Option<v1::LaneState> {
-        let of_lane: Vec<Signed<Voucher>> =
-            self.hub.frames.iter().filter(|f| f.lane() == lane).map(|f| f.voucher.clone()).collect();
+        let of_lane: Vec<LaneVoucher> = self.hub.shown.iter().filter(|v| v.lane() == lane).cloned().collect();
         match self.dice.below(6) {
             0 => None,
-            1 => {
-                let stranger = SecretKey::derive(Scheme::Ed25519, &[77; 32], "play");
-                let mut body = of_lane.last()?.body().clone();
-                body.cumulative += 1000;
-                Some(wire::lane_message(&Signed::sign(&DOMAIN, &stranger, body)))
-            }
+            1 => match of_lane.last()? {
+                LaneVoucher::Plain(voucher) => {
+                    let stranger = SecretKey::derive(Scheme::Ed25519, &[77; 32], "play");
+                    let mut body = voucher.body().clone();
+                    body.cumulative += 1000;
+                    Some(wire::lane_message(&LaneVoucher::Plain(Signed::sign(&DOMAIN, &stranger, body))))
+                }
+                ticks => {
+                    let mut message = wire::lane_message(ticks);
+                    message.ticks.iter_mut().for_each(|ticks| ticks.index += 1);
+                    Some(message)
+                }
+            },
             2 | 3 => self.dice.pick(&of_lane).map(wire::lane_message),
             _ => of_lane.last().map(wire::lane_message),
         }
@@ -517,17 +783,21 @@ impl Play {
 
     /// The most that the hub can make of what it saw, or something smaller.
     fn claim(&mut self) -> Option<Call> {
-        let mut lanes: BTreeMap<u32, Signed<Voucher>> = BTreeMap::new();
+        let mut lanes: BTreeMap<u32, LaneVoucher> = BTreeMap::new();
         let all = self.dice.chance(70);
-        for frame in &self.hub.frames {
-            let larger = lanes.get(&frame.lane()).is_none_or(|v| v.body().cumulative < frame.voucher.body().cumulative);
+        for voucher in &self.hub.shown {
+            let larger = lanes.get(&voucher.lane()).is_none_or(|v| v.value() < voucher.value());
             if larger && (all || self.dice.chance(50)) {
-                lanes.insert(frame.lane(), frame.voucher.clone());
+                lanes.insert(voucher.lane(), voucher.clone());
             }
         }
-        let refused = |v: &Signed<Voucher>| self.hub.refused.iter().any(|f| f.voucher == *v);
-        let claimed = lanes.values().any(refused);
+        let refused = |v: &LaneVoucher| self.hub.refused.contains(v);
+        let ticks = |v: &LaneVoucher| v.ticks().is_some_and(|ticks| ticks.index() > 0);
+        let (claimed, ticked) = (lanes.values().any(refused), lanes.values().any(ticks));
+        let refused_ticks = lanes.values().any(|v| refused(v) && ticks(v));
         self.seen.note_if("a refused voucher was claimed", claimed);
+        self.seen.note_if("ticks were claimed", ticked);
+        self.seen.note_if("refused ticks were claimed", refused_ticks);
         let old = self.dice.pick(&self.hub.credits).map(|(_, v)| Box::new(HubWord::Voucher(v.clone())));
         (!lanes.is_empty()).then(|| Call::Respond { account: 0, lanes: lanes.into_values().collect(), hub: old })
     }
@@ -627,7 +897,7 @@ impl Play {
         }
         let evidence = self.member.evidence(NATIVE).expect("he has an account");
         let held = evidence.hub.as_ref().map(|v| Amount::new(v.body().cumulative)).unwrap_or_default();
-        let paid = Amount::checked_sum(evidence.lanes.iter().map(|v| Amount::new(v.body().cumulative)));
+        let paid = Amount::checked_sum(evidence.lanes.iter().map(LaneVoucher::value));
         if held > seen.hub_paid || paid > Some(seen.member_paid) {
             let late = self.ledger.time().saturating_add(CHALLENGE_PERIOD_S / 2) > seen.deadline;
             self.seen.note_if("a response was sent late", late);

@@ -7,9 +7,11 @@ use prost::Message;
 
 #[allow(clippy::print_stdout)]
 fn main() -> Result<(), Box<dyn Error>> {
-    let schema = "schema/payhub/v1/payhub.proto";
-    println!("cargo:rerun-if-changed={schema}");
-    let descriptors = protox::compile([schema], ["schema"])?;
+    let schema = ["schema/payhub/v1/payhub.proto", "schema/payhub/v1/watchtower.proto"];
+    for file in schema {
+        println!("cargo:rerun-if-changed={file}");
+    }
+    let descriptors = protox::compile(schema, ["schema"])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     // `compile_fds` does not write the set that server reflection serves.
     std::fs::write(out.join("payhub.v1.bin"), descriptors.encode_to_vec())?;

@@ -116,6 +116,14 @@ pub enum Event {
         /// What it says.
         message: String,
     },
+    /// The remote watchtower does not hold the newest evidence. Payments go on; what is received is acknowledged to its
+    /// payers when the tower holds it.
+    TowerAway {
+        /// Why.
+        why: String,
+    },
+    /// The remote watchtower holds everything again.
+    TowerBack,
     /// The reader was too slow and missed that many events.
     Missed {
         /// How many.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use alloy_sol_types::SolEvent;
 use dispute::adjudicator::abi::IAdjudicator as contract;
-use dispute::watchtower::{Alarm, Save, TowerHost, tower_channel};
+use dispute::watchtower::{Alarm, Save, TowerHost, start_position, tower_channel};
 use dispute::{
     BlockRef, Chain, ChainError, Claim, CursorState, EventKind, Item, LedgerBooks, Step, Submitter, Tower, TowerHandle,
     Update, follow, run_tower,
@@ -259,13 +259,6 @@ async fn supply(tower: &TowerHandle, terms: &ChannelTerms, mut guarded: watch::R
             return;
         }
     }
-}
-
-/// The newest confirmed block: what was before it is read from the contract's books.
-async fn start_position(chain: &Chain) -> Result<CursorState, ChainError> {
-    let head = chain.head().await?;
-    let Some(number) = head.number.checked_sub(chain.confirmations()) else { return Ok(CursorState::from_block(0)) };
-    Ok(chain.block(number).await?.map(CursorState::after).unwrap_or(CursorState::from_block(0)))
 }
 
 struct Host {

@@ -24,7 +24,7 @@
 //!
 //! # Tasks
 //! One thread owns the member's state and store (`owner`); one task keeps the session (`session`), one follows the ledger
-//! and runs the watchtower (`guard`). A `Client` is a handle to them: cheap to clone, and they end with the last one.
+//! and runs the watchtower (`guard`), and one keeps a remote watchtower up to date if there is one (`tower`). A `Client` is a handle to them: cheap to clone, and they end with the last one.
 //!
 //! # Outcomes
 //! A payment that fails says what became of it: [`Error::outcome`] is `NotPaid` or `Unknown`. `Unknown` means that the
@@ -40,6 +40,7 @@ mod owner;
 mod pay;
 mod session;
 mod stream;
+mod tower;
 mod wallet;
 
 use std::collections::{HashMap, HashSet};
@@ -53,8 +54,9 @@ use dispute::{AccountKey, Call, Chain, CloseOrder, FinalizeOrder, Funding, Order
 use futures::Stream;
 use proto::account::Status;
 use proto::member::{Ask, Member};
+use proto::typed::Receipt;
 use proto::wire::{self, v1};
-use proto::{AccountId, Amount, Asset, ChannelId, ChannelTerms, NATIVE, PaymentId, Scheme, SecretKey};
+use proto::{AccountId, Amount, Asset, ChannelId, ChannelTerms, NATIVE, PaymentId, Proven, Scheme, SecretKey};
 use storage::{Backend, Index, MemoryBackend, MemoryIndex, Store, StoreConfig};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_stream::StreamExt as _;
@@ -113,6 +115,7 @@ pub struct Builder {
     poll: Duration,
     submitter: Option<SubmitterConfig>,
     tower: Tower,
+    remote_tower: Option<String>,
 }
 
 /// A store that is no folder.
@@ -174,6 +177,7 @@ impl Client {
             poll: Duration::from_millis(500),
             submitter: None,
             tower: Tower::On,
+            remote_tower: None,
         }
     }
 
@@ -316,6 +320,14 @@ impl Builder {
         self
     }
 
+    /// A watchtower that is a program of its own, as in `http://127.0.0.1:7450`: it gets the newest evidence and answers
+    /// closes while this program is off. What is received is acknowledged only when the tower holds it; while the tower
+    /// is away ([`Event::TowerAway`]) payments go on and acknowledgements wait.
+    pub fn tower(mut self, url: impl Into<String>) -> Self {
+        self.remote_tower = Some(url.into());
+        self
+    }
+
     /// Opens the store, asks the hub for its offers, and keeps a session from now on.
     ///
     /// A hub that is away is no error once there is a channel: balances are shown and the way to the ledger is open
@@ -328,6 +340,7 @@ impl Builder {
             return Err(Error::Missing { what: "a store (a folder, or in memory)" });
         }
         let hub = session::hub(&url)?;
+        let remote = self.remote_tower.map(|url| tower::endpoint(&url).map(|endpoint| (url, endpoint))).transpose()?;
         chain.check().await?;
         let genesis = chain.genesis_hash().await?;
         let key = SecretKey::derive(self.scheme, &seed, "voucher");
@@ -368,14 +381,19 @@ impl Builder {
             hub: desk.hub.clone(),
             inbox: inbox.downgrade(),
             kit,
+            gate: remote.as_ref().map(|_| tower::Gate::default()),
         };
         let owner = Owner::new(wallet, config, events.clone(), has_channel_tx, guarded_tx);
         spawn_owner(owner, inputs)?;
         let tower = matches!(self.tower, Tower::On).then(|| submitter.clone());
-        let tasks = vec![
+        let uploads = remote.map(|(url, endpoint)| {
+            tokio::spawn(tower::run(url, endpoint, chain.clone(), guarded.clone(), inbox.clone()))
+        });
+        let mut tasks = vec![
             tokio::spawn(session::run(desk.clone(), inbox.clone(), has_channel)),
             tokio::spawn(guard::run(chain, tower, self.poll, assets, guarded, inbox.clone())),
         ];
+        tasks.extend(uploads);
         let (pinned, names, next_job) = (Mutex::default(), Mutex::default(), AtomicU64::new(1));
         let inner = Inner { inbox, desk, submitter, account, key, events, pinned, names, next_job, tasks };
         Ok(Client { inner: Arc::new(inner) })
@@ -587,6 +605,21 @@ impl Client {
     /// What can be shown to the ledger for an account: for another watchtower, or a backup.
     pub async fn evidence(&self, asset: Asset) -> Result<Option<proto::member::Evidence>, Error> {
         self.read(move |w, _| w.member().and_then(|m| m.evidence(asset))).await
+    }
+
+    /// The largest receipt for each payee who has not acknowledged it, with the terms of his channel. Such a payment is
+    /// *accepted*: the hub owes it by its signature; it is *delivered* when the payee acknowledges. Whoever is handed a
+    /// receipt can show it to the ledger while the payee's account closes, and then the hub pays.
+    pub async fn receipts(&self) -> Result<Vec<(ChannelTerms, Proven<Receipt>)>, Error> {
+        self.read(|wallet, _| tower::receipts_of(wallet.member())).await
+    }
+
+    /// Waits until the remote watchtower holds all evidence; returns at once where there is nothing to hold.
+    pub async fn guarded_by_tower(&self, within: Duration) -> Result<(), Error> {
+        self.wait("the watchtower to hold the newest evidence", within, |wallet, reading| {
+            tower::holds_all(wallet.member(), &reading.tower_holds).then_some(())
+        })
+        .await
     }
 
     /// Everything that gets the money out without the hub and without this store, as it stands now. The same is kept in

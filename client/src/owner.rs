@@ -25,6 +25,7 @@ use crate::error::Error;
 use crate::event::{Event, ReceivedPayment};
 use crate::exit::{KitFile, Parts};
 use crate::session::{Hub, message};
+use crate::tower::Gate;
 use crate::wallet::Wallet;
 
 mod streams;
@@ -122,6 +123,15 @@ pub(crate) enum Input {
     },
     AnotherCloses(AccountId),
     Alarm(String),
+    /// The remote watchtower holds this, durably.
+    TowerHolds {
+        asset: Asset,
+        evidence: member::Evidence,
+    },
+    TowerAway {
+        why: String,
+    },
+    TowerBack,
     Stop {
         reply: Reply<()>,
     },
@@ -167,6 +177,8 @@ pub(crate) struct Reading {
     pub token: Bytes,
     /// The hub's view of the ledger, by asset.
     pub hub_view: BTreeMap<Asset, Totals>,
+    /// What the remote watchtower holds, by its answers.
+    pub tower_holds: BTreeMap<Asset, member::Evidence>,
 }
 
 /// What the guard must know to answer a close.
@@ -189,6 +201,8 @@ pub(crate) struct Config {
     pub inbox: mpsc::WeakSender<Input>,
     /// The member's way out, kept beside the store.
     pub kit: Option<KitFile>,
+    /// What holds acknowledgements back, where there is a remote watchtower.
+    pub gate: Option<Gate>,
 }
 
 pub(crate) struct Owner {
@@ -269,7 +283,12 @@ impl Owner {
         let mut owner = Owner {
             wallet,
             config,
-            reading: Reading { live: false, token: Bytes::new(), hub_view: BTreeMap::new() },
+            reading: Reading {
+                live: false,
+                token: Bytes::new(),
+                hub_view: BTreeMap::new(),
+                tower_holds: BTreeMap::new(),
+            },
             link: None,
             queues: BTreeMap::new(),
             queued: 0,
@@ -371,6 +390,14 @@ impl Owner {
             Input::Ledger { asset, totals } => self.on_ledger(asset, totals),
             Input::AnotherCloses(account) => self.on_another_closes(account),
             Input::Alarm(message) => self.effects.push(Effect::Tell(Event::Alarm { message })),
+            Input::TowerHolds { asset, evidence } => {
+                if let Some(ack) = self.config.gate.as_mut().and_then(|gate| gate.holds(asset, &evidence)) {
+                    self.send(ToHub::Ack(wire::ack_message(&ack)));
+                }
+                self.reading.tower_holds.insert(asset, evidence);
+            }
+            Input::TowerAway { why } => self.effects.push(Effect::Tell(Event::TowerAway { why })),
+            Input::TowerBack => self.effects.push(Effect::Tell(Event::TowerBack)),
             Input::Stop { .. } => {}
         }
     }
@@ -472,6 +499,9 @@ impl Owner {
 
     fn hang_up(&mut self) {
         self.link = None;
+        if let Some(gate) = &mut self.config.gate {
+            gate.clear();
+        }
         self.reading.live = false;
     }
 }
@@ -734,6 +764,9 @@ impl Owner {
 
     fn on_welcome(&mut self, welcome: &v1::Welcome, out: Out, alive: oneshot::Sender<()>) {
         self.link = Some(Link { out, _alive: alive });
+        if let Some(gate) = &mut self.config.gate {
+            gate.clear();
+        }
         self.reading.live = true;
         self.reading.token = Bytes(welcome.token.clone());
         for view in &welcome.accounts {
@@ -860,17 +893,31 @@ impl Owner {
         }
     }
 
-    /// Says what is held and backed: at once where much of it waits, else a few times a second.
+    /// Says what is held and backed: at once where much of it waits, else a few times a second. With a remote watchtower
+    /// it leaves when the tower holds it too.
     fn acknowledge(&mut self, due: bool) {
         if self.link.is_none() {
             return;
         }
         let Some(member) = self.wallet.member_mut() else { return };
-        let mut acks = Vec::new();
+        let (mut acks, mut waits) = (Vec::new(), false);
         for asset in member.assets() {
-            if due || member.unacked(asset) >= ACK_CREDITS {
-                acks.extend(member.ack(asset));
+            let behind = self.config.gate.as_ref().is_some_and(|gate| gate.waits(asset));
+            if !behind && (due || member.unacked(asset) >= ACK_CREDITS) {
+                let signed = member.ack(asset);
+                let admitted = match &mut self.config.gate {
+                    Some(gate) => signed.and_then(|ack| {
+                        let admitted = gate.admit(ack);
+                        waits |= admitted.is_none();
+                        admitted
+                    }),
+                    None => signed,
+                };
+                acks.extend(admitted);
             }
+        }
+        if waits && std::mem::take(&mut self.evidence_changed) {
+            self.publish_evidence();
         }
         for ack in acks {
             self.send(ToHub::Ack(wire::ack_message(&ack)));

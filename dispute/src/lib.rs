@@ -10,11 +10,12 @@
 //! - [`submitter`]: sending transactions with several keys until they are mined or refused.
 //! - [`settlement`]: packing many entries into few transactions.
 //! - [`gas`]: what operations were measured to take; [`exit_plan`]: what a mass exit takes, and the challenge period it needs.
-//! - [`watchtower`]: answering a close with everything that is held, in time.
+//! - [`watchtower`]: answering a close with everything that is held, in time; [`remote`]: as a program of its own, for
+//!   members who are away.
 //!
 //! The cursor and the watchtower are state machines without I/O; their drivers ([`cursor::follow`],
-//! [`watchtower::run_tower`]) are thin. Nothing here keeps files: owners store the small records that these machines
-//! hand out, together with their own effects.
+//! [`watchtower::run_tower`]) are thin. They keep no files: owners store the small records that these machines hand out,
+//! together with their own effects. The one owner in this crate is [`remote`].
 
 pub mod adjudicator;
 pub mod artifacts;
@@ -24,6 +25,7 @@ pub mod exit_plan;
 #[cfg(test)]
 mod fake_node;
 pub mod gas;
+pub mod remote;
 pub mod settlement;
 pub mod submitter;
 pub mod watchtower;

@@ -16,7 +16,8 @@
 //! times; the caller passes an estimate of the next block's, so that a ledger that makes blocks on demand only is
 //! finalized too.
 //!
-//! [`run_tower`] drives a tower against a chain.
+//! [`run_tower`] drives a tower against a chain. Requests that wait are taken together: their records share one write,
+//! and each is answered when that is durable.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -35,7 +36,7 @@ use crate::adjudicator::{
     BlockRef, Claim, ClaimError, EventKind, Evidence, FinalizeOrder, LedgerBooks, LedgerEvent, Raised, RefusalClass,
     RespondOrder, Status,
 };
-use crate::chain::Chain;
+use crate::chain::{Chain, ChainError};
 use crate::cursor::{CursorState, Item, Step, Update, follow};
 use crate::submitter::{Order, Outcome, Submitter, Urgency};
 
@@ -43,6 +44,8 @@ use crate::submitter::{Order, Outcome, Submitter, Urgency};
 pub const ACCOUNTS_MAX: usize = 1_000_000;
 /// Requests that wait for the runner; callers beyond that wait for their turn.
 const REQUESTS_MAX: usize = 1_024;
+/// Requests that share a write.
+const TOGETHER_MAX: usize = 256;
 /// A failed attempt is repeated after this share of the challenge period, so that an outage of the node costs a few
 /// percent of the window and no busy loop.
 const RETRY_SHARE: u64 = 50;
@@ -218,6 +221,8 @@ pub enum Action {
     },
     /// Pay the account out.
     Finalize {
+        /// The account.
+        account: AccountId,
         /// What to pay out.
         order: Box<FinalizeOrder>,
         /// Names the attempt.
@@ -338,6 +343,25 @@ impl Tower {
     /// The evidence held for an account.
     pub fn evidence(&self, account: &AccountId) -> Option<&Evidence> {
         self.accounts.get(account).map(|watched| &watched.evidence)
+    }
+
+    /// The account that a request is about.
+    fn account_of(&self, input: &Input) -> Option<AccountId> {
+        match input {
+            Input::Watch { terms, asset } => Some(AccountId { channel: self.domain.channel_id(terms), asset: *asset }),
+            Input::Claim(claim) => Some(claim.account()),
+            _ => None,
+        }
+    }
+
+    /// What the evidence held for an account is worth; nothing for one that is not watched.
+    pub fn held(&self, account: &AccountId) -> Held {
+        let of = |evidence: &Evidence| Held {
+            member_paid: evidence.member_paid(),
+            hub_paid: evidence.hub_paid(),
+            raised: false,
+        };
+        self.evidence(account).map(of).unwrap_or_default()
     }
 
     /// The accounts whose books were not read yet.
@@ -569,6 +593,7 @@ impl Watched {
         self.effort.attempts = self.effort.attempts.saturating_add(1);
         let words = (account.channel.0, account.asset, "finalize".to_owned(), self.effort.attempts);
         actions.push(Action::Finalize {
+            account,
             order: Box::new(FinalizeOrder { terms: self.terms.clone(), asset: account.asset }),
             intent: keccak256(words.abi_encode()),
         });
@@ -660,10 +685,13 @@ pub trait TowerHost: Send {
 
     /// Tells a person.
     fn alarm(&mut self, alarm: &Alarm);
+
+    /// Hears of what is about to be sent to the ledger, for whoever shows it.
+    fn sending(&mut self, _action: &Action) {}
 }
 
 /// What is stored in one atomic write.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Save {
     /// The cursor's new state, if it moved.
     pub position: Option<CursorState>,
@@ -689,8 +717,20 @@ pub struct TowerRequests(mpsc::Receiver<Request>);
 
 #[derive(Debug)]
 struct Request {
-    input: Input,
-    answer: oneshot::Sender<Result<(), TowerError>>,
+    /// All about one account.
+    inputs: Vec<Input>,
+    answer: oneshot::Sender<Result<Held, TowerError>>,
+}
+
+/// What a tower holds of an account after a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// What the member paid by it.
+    pub member_paid: Amount,
+    /// What the hub paid by it.
+    pub hub_paid: Amount,
+    /// Whether the request raised either.
+    pub raised: bool,
 }
 
 /// A handle, and what [`run_tower`] takes for it.
@@ -702,19 +742,35 @@ pub fn tower_channel() -> (TowerHandle, TowerRequests) {
 impl TowerHandle {
     /// Watches an account; durable when this returns.
     pub async fn watch(&self, terms: ChannelTerms, asset: Asset) -> Result<(), TowerError> {
-        self.ask(Input::Watch { terms, asset }).await
+        self.hold(terms, asset, Vec::new()).await.map(|_| ())
     }
 
     /// Hands over evidence that was verified with the keys of the account's terms; durable when this returns.
     pub async fn offer(&self, claim: Claim) -> Result<(), TowerError> {
-        self.ask(Input::Claim(Box::new(claim))).await
+        self.ask(vec![Input::Claim(Box::new(claim))]).await.map(|_| ())
     }
 
-    async fn ask(&self, input: Input) -> Result<(), TowerError> {
+    /// Watches an account and hands over its evidence, verified with the keys of these terms, all in one write; durable
+    /// when this returns.
+    pub async fn hold(&self, terms: ChannelTerms, asset: Asset, claims: Vec<Claim>) -> Result<Held, TowerError> {
+        let mut inputs = vec![Input::Watch { terms, asset }];
+        inputs.extend(claims.into_iter().map(|claim| Input::Claim(Box::new(claim))));
+        self.ask(inputs).await
+    }
+
+    async fn ask(&self, inputs: Vec<Input>) -> Result<Held, TowerError> {
         let (answer, answered) = oneshot::channel();
-        self.0.send(Request { input, answer }).await.map_err(|_| TowerError::Stopped)?;
+        self.0.send(Request { inputs, answer }).await.map_err(|_| TowerError::Stopped)?;
         answered.await.map_err(|_| TowerError::Stopped)?
     }
+}
+
+/// Where a tower begins that never ran before: at the newest confirmed block. What was before it is read from the
+/// contract's books of each account.
+pub async fn start_position(chain: &Chain) -> Result<CursorState, ChainError> {
+    let head = chain.head().await?;
+    let Some(number) = head.number.checked_sub(chain.confirmations()) else { return Ok(CursorState::from_block(0)) };
+    Ok(chain.block(number).await?.map(CursorState::after).unwrap_or(CursorState::from_block(0)))
 }
 
 /// Drives a tower against a chain until its owner cannot write any more, or until it is dropped.
@@ -776,10 +832,15 @@ impl<H: TowerHost> Runner<H> {
     ) -> Result<std::convert::Infallible, TowerStopped> {
         let mut ticks = tokio::time::interval(poll.max(Duration::from_millis(100)));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (mut waiting, mut closed) = (Vec::new(), false);
         loop {
             tokio::select! {
                 Some(update) = updates.next() => self.on_update(update).await?,
-                Some(request) = requests.0.recv() => self.on_request(request).await?,
+                count = requests.0.recv_many(&mut waiting, TOGETHER_MAX), if !closed => {
+                    // Without a handle nothing new comes; what is watched is watched all the same.
+                    closed = count == 0;
+                    self.on_requests(std::mem::take(&mut waiting)).await?;
+                }
                 Some(ended) = self.tasks.next(), if !self.tasks.is_empty() => self.feed(vec![ended], None)?,
                 _ = ticks.tick() => self.feed(vec![Input::Tick], None)?,
             }
@@ -803,16 +864,24 @@ impl<H: TowerHost> Runner<H> {
         }
     }
 
-    async fn on_request(&mut self, request: Request) -> Result<(), TowerStopped> {
-        let Request { input, answer } = request;
-        let result = self.tower.step(self.clock.now_s(), input);
-        let (result, actions) = match result {
-            Ok(actions) => (Ok(()), actions),
-            Err(error) => (Err(error), Vec::new()),
-        };
+    async fn on_requests(&mut self, requests: Vec<Request>) -> Result<(), TowerStopped> {
+        let (now_s, mut actions, mut answers) = (self.clock.now_s(), Vec::new(), Vec::new());
+        for Request { inputs, answer } in requests {
+            let account = inputs.iter().find_map(|input| self.tower.account_of(input));
+            let held = |tower: &Tower| account.map(|account| tower.held(&account)).unwrap_or_default();
+            let before = held(&self.tower);
+            // What came before a piece that is refused stays: it is good by itself.
+            let result =
+                inputs.into_iter().try_for_each(|input| self.tower.step(now_s, input).map(|more| actions.extend(more)));
+            let after = held(&self.tower);
+            let raised = after.member_paid > before.member_paid || after.hub_paid > before.hub_paid;
+            answers.push((answer, result.map(|()| Held { raised, ..after })));
+        }
         self.act(actions, None)?;
-        // Whoever asked may have stopped waiting; what he asked for is done all the same.
-        let _ = answer.send(result);
+        for (answer, result) in answers {
+            // Whoever asked may have stopped waiting; what he asked for is done all the same.
+            let _ = answer.send(result);
+        }
         self.read_books().await
     }
 
@@ -869,6 +938,9 @@ impl<H: TowerHost> Runner<H> {
             self.host.save(&save).map_err(|why| TowerStopped { why })?;
         }
         for action in rest {
+            if !matches!(action, Action::Alarm(_)) {
+                self.host.sending(&action);
+            }
             match action {
                 Action::Respond { order, deadline_s, urgency, intent } => {
                     let left = deadline_s.saturating_sub(self.clock.now_s()).max(1);
@@ -877,9 +949,7 @@ impl<H: TowerHost> Runner<H> {
                     let order = Order::new(call).intent(intent).urgency(urgency).patience(Duration::from_secs(left));
                     self.start(account, Task::Respond, order);
                 }
-                Action::Finalize { order, intent } => {
-                    let channel = self.chain.domain().channel_id(&order.terms);
-                    let account = AccountId { channel, asset: order.asset };
+                Action::Finalize { account, order, intent } => {
                     let call = self.chain.adjudicator().finalize(&order);
                     self.start(account, Task::Finalize, Order::new(call).intent(intent));
                 }

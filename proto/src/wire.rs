@@ -6,6 +6,8 @@
 //! by [`FrameParts::verify`]); where the reader must first look up whose key it is, the unverified body has a reader
 //! of its own and cannot be mistaken for evidence.
 
+pub mod tower;
+
 use alloy_primitives::{Address, B256, Bytes};
 use prost::Message;
 use serde::{Deserialize, Serialize};

@@ -70,7 +70,8 @@ pub enum Command {
     Explain(Explain),
     /// Plans that all channels leave at once: gas, blocks, time and money; an alarm where the challenge period is too short.
     PlanExit(PlanExit),
-    /// Watches the ledger in a member's name and answers closes that hide what he is owed.
+    /// Watches the ledger and answers closes that hide what a member is owed: with his wallet, or as a tower of its own that
+    /// members upload their evidence to.
     Watch(Watch),
 }
 
@@ -87,6 +88,10 @@ pub struct Where {
     /// The ledger's JSON-RPC, as in http://127.0.0.1:7445; best one that is not the hub's. Remembered.
     #[arg(long, env = "PAYHUB_RPC")]
     pub rpc: Option<String>,
+    /// A watchtower of `payhub watch --store`, as in http://127.0.0.1:7450, that gets the newest evidence; what comes in is
+    /// acknowledged when it is held there. `none` forgets it. Remembered.
+    #[arg(long, env = "PAYHUB_TOWER", value_name = "URL")]
+    pub tower: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -451,8 +456,26 @@ pub struct Close {
 
 #[derive(Debug, Args)]
 pub struct Watch {
-    /// The member.
-    pub member: String,
+    /// The member whose wallet watches; it needs his store and secret.
+    #[arg(required_unless_present = "store", conflicts_with = "store")]
+    pub member: Option<String>,
+    /// A watchtower of its own, with its store in this folder and no key but one that pays for gas. If it is a member's
+    /// store, his evidence is watched over as his programs leave it there, without a hub and without his keys.
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+    /// Where members upload their evidence; `none` for nowhere.
+    #[arg(long, conflicts_with = "member", value_name = "ADDR", default_value = "127.0.0.1:7450")]
+    pub listen: String,
+    /// A file with the secret of the account that pays for gas: 64 hexadecimal digits; `-` for standard input. Default: a
+    /// secret of its own that is made in the folder.
+    #[arg(long, conflicts_with = "member", value_name = "FILE")]
+    pub key: Option<String>,
+    /// The adjudicator's address. Default: the predeployed one of an embedded ledger, or the one that a member's store names.
+    #[arg(long, conflicts_with = "member", value_name = "ADDRESS")]
+    pub adjudicator: Option<alloy_primitives::Address>,
+    /// Blocks until what the ledger says counts. Default: 0 on an embedded ledger, 6 elsewhere.
+    #[arg(long, conflicts_with = "member", value_name = "N")]
+    pub confirmations: Option<u64>,
     #[command(flatten)]
     pub at: Where,
 }

@@ -1,8 +1,9 @@
 //! `payhub demo`: the whole story in one process, with real parts.
 //!
-//! A ledger starts, a hub starts, members open channels and pay each other, everybody settles; one member stays away,
-//! the hub's operator stops the hub and closes that member's account on the ledger without posting what he is owed, and
-//! the member's watchtower posts it. At the end every account's payout on the ledger is compared with what the members'
+//! A ledger starts, a hub starts, members open channels and pay each other, everybody settles; one member stays away, and
+//! is paid once more while he is: the hub takes the debit, gives the payer its receipt, and the payee never hears of it.
+//! Then the hub's operator stops the hub and closes that member's account on the ledger without posting what he is owed.
+//! The member's watchtower posts the hub's voucher that he had, and the receipt that the payer handed over. At the end every account's payout on the ledger is compared with what the members'
 //! own books say, to the last unit.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,12 +16,13 @@ use dispute::adjudicator::Claim;
 use dispute::chain::Chain;
 use dispute::cursor::CursorState;
 use dispute::submitter::{AccountKey, Submitter, SubmitterConfig};
-use dispute::watchtower::{Alarm, Save, Tower, TowerHost, run_tower, tower_channel};
+use dispute::watchtower::{Alarm, Save, Tower, TowerHandle, TowerHost, run_tower, tower_channel};
 use dispute::{CloseOrder, LedgerBooks, Status};
 use futures::future::try_join_all;
 use hub::{Hub, HubConfig, StoreAt};
 use indicatif::ProgressBar;
 use ledger::{Config, Ledger};
+use proto::typed::Receipt;
 use proto::{AccountId, Amount, ChannelId, Net, PaymentId};
 use serde_json::{Value, json};
 
@@ -77,6 +79,8 @@ struct Flow {
 struct Dispute {
     withheld: Amount,
     recovered: Amount,
+    /// The part of it that only the payer's receipt could prove.
+    receipt_redeemed: Amount,
     asset: AssetInfo,
     member: String,
 }
@@ -119,24 +123,50 @@ pub async fn run(args: args::Demo, out: Output) -> Result<(), Failure> {
         plan.len()
     ));
 
-    let quiet = wait_until_quiet(&members, &plan, &assets).await?;
+    let mut quiet = wait_until_quiet(&members, &plan, &assets).await?;
     check_hub_books(&hub, &assets).await?;
     let (victim, away) = who_stays_away(&members, &quiet, &assets);
-    let cooperative = close_together(&members, &assets, (victim, away), out).await?;
+    let of_victim = |(m, _): &(usize, usize)| *m == victim;
+    let accounts = (0..members.len()).flat_map(|m| (0..assets.len()).map(move |a| (m, a)));
+    let (his, theirs): (Vec<_>, Vec<_>) = accounts.filter(|account| *account != (victim, away)).partition(of_victim);
+    let bar = out.progress(2 * (his.len() + theirs.len()) as u64, "settling");
+    close_together(&members, &assets, &his, &bar).await?;
+
+    // From here on he is away, and whoever pays him gets the hub's word for it and no word of his.
+    let tower = watch_in_the_name_of(&members[victim], &assets[away], &ledger).await?;
+    members[victim].client.shutdown().await.map_err(|e| verbs::failure(&e))?;
+    let payer = (0..members.len()).find(|m| *m != victim).ok_or_else(|| Failure::other("somebody pays"))?;
+    let late = pay_who_is_away(&members[payer], &members[victim], &assets[away], &tower).await?;
+    quiet[victim][away].received = quiet[victim][away].received.saturating_add(late);
+    quiet[payer][away].paid =
+        members[payer].client.balance(assets[away].asset).await.map_err(|e| verbs::failure(&e))?.paid;
+    close_together(&members, &assets, &theirs, &bar).await?;
+    bar.finish_and_clear();
+    let cooperative = his.len() + theirs.len();
+    out.say(format!(
+        "{cooperative} accounts settled together with the hub: half withdrawn first, then closed and paid out."
+    ));
 
     let flows = flows(&members, &quiet, &assets);
-    let tower = watch_in_the_name_of(&members[victim], &assets[away], &ledger).await?;
-    for member in &members {
+    for (_, member) in members.iter().enumerate().filter(|(m, _)| *m != victim) {
         member.client.shutdown().await.map_err(|e| verbs::failure(&e))?;
     }
     hub.shutdown().await.map_err(|e| Failure::other(e.to_string()))?;
+    out.say(format!(
+        "{} went offline, and {} paid him {} more: accepted by the hub with a receipt, never delivered.",
+        members[victim].name,
+        members[payer].name,
+        money(late, &assets[away])
+    ));
     let dispute =
-        cheat_and_recover(&members[victim], &assets[away], &ledger, &chain, hub_seed, &flows, tower, out).await?;
+        cheat_and_recover(&members[victim], &assets[away], &ledger, &chain, hub_seed, &flows, tower, late, out).await?;
 
     let reconciled = reconcile(&chain, &flows, &assets).await?;
     let blocks = chain.head().await.map_err(|e| chain_failure(&e))?.number;
     ledger.shutdown().await.map_err(|e| ledger_failure(&e))?;
-    let ok = reconciled.iter().all(|r| r.difference.is_zero()) && dispute.withheld == dispute.recovered;
+    let ok = reconciled.iter().all(|r| r.difference.is_zero())
+        && dispute.withheld == dispute.recovered
+        && dispute.receipt_redeemed == late;
     show(&reconciled, &assets, out);
     if !ok {
         let what = format!("the ledger and the members' books differ: {:?}", differences(&reconciled, &assets));
@@ -155,6 +185,7 @@ pub async fn run(args: args::Demo, out: Output) -> Result<(), Failure> {
         "dispute": {
             "member": dispute.member, "asset": dispute.asset.symbol,
             "withheld": units(dispute.withheld, &dispute.asset), "recovered": units(dispute.recovered, &dispute.asset),
+            "receipt_redeemed": units(dispute.receipt_redeemed, &dispute.asset),
         },
         "reconciled": reconciled.iter().map(|r| r.to_json(&assets)).collect::<Vec<Value>>(),
         "elapsed_s": (started.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
@@ -274,7 +305,7 @@ fn hub_config(folder: &Path, assets: &[AssetInfo], plan: &[Row]) -> HubConfig {
         // Collateral for a quarter of what the busiest payee will get: the hub has to fund it again on the way.
         let busiest = names.iter().map(|name| inflow(plan, name, index)).max().unwrap_or_default();
         policy.inbound_target = Amount::new(busiest.get() / 4).max(policy.deposit_min);
-        policy.inbound_max = busiest.max(policy.inbound_target);
+        policy.inbound_max = busiest.max(policy.inbound_target).saturating_add(late_amount(asset));
         policy
     });
     let seed = keccak256("payhub demo hub").0;
@@ -308,7 +339,7 @@ async fn open(
     let mut channel = ChannelId::HUB;
     for (index, asset) in assets.iter().enumerate() {
         let minimum = run_hub::policy(asset, FEE_PPM).deposit_min;
-        let deposit = outflow(plan, name, index).saturating_add(minimum);
+        let deposit = outflow(plan, name, index).saturating_add(minimum).saturating_add(late_amount(asset));
         chain::faucet(chain, client.account(), deposit, asset).await?;
         channel = client.open(asset.asset, deposit).await.map_err(|e| verbs::failure(&e))?;
     }
@@ -430,18 +461,13 @@ fn who_stays_away(members: &[Member], balances: &[Vec<Balance>], assets: &[Asset
     (best(asset), asset)
 }
 
-/// Everybody takes half out first and then closes, but for the one account of the member who stays away.
+/// Of each of these accounts half is taken out first, and then it is closed.
 async fn close_together(
     members: &[Member],
     assets: &[AssetInfo],
-    away: (usize, usize),
-    out: Output,
-) -> Result<usize, Failure> {
-    let accounts: Vec<(usize, usize)> = (0..members.len())
-        .flat_map(|m| (0..assets.len()).map(move |a| (m, a)))
-        .filter(|account| *account != away)
-        .collect();
-    let bar = out.progress(2 * accounts.len() as u64, "settling");
+    accounts: &[(usize, usize)],
+    bar: &ProgressBar,
+) -> Result<(), Failure> {
     let settle = |(m, a): (usize, usize)| {
         let (client, asset, bar) = (members[m].client.clone(), assets[a].asset, bar.clone());
         async move {
@@ -456,13 +482,7 @@ async fn close_together(
             Ok::<(), Failure>(())
         }
     };
-    try_join_all(accounts.iter().copied().map(settle)).await?;
-    bar.finish_and_clear();
-    out.say(format!(
-        "{} accounts settled together with the hub: half withdrawn first, then closed and paid out.",
-        accounts.len()
-    ));
-    Ok(accounts.len())
+    try_join_all(accounts.iter().copied().map(settle)).await.map(|_| ())
 }
 
 // ---- the dispute ---------------------------------------------------------------------------------------------------
@@ -480,12 +500,14 @@ impl TowerHost for Lookout {
     }
 }
 
+/// A watchtower that runs, and the end that evidence is handed to it by.
+struct Watching {
+    handle: TowerHandle,
+    task: tokio::task::JoinHandle<()>,
+}
+
 /// Starts a watchtower with what the member holds: vouchers, and a key that pays for gas and can move nothing else.
-async fn watch_in_the_name_of(
-    member: &Member,
-    asset: &AssetInfo,
-    ledger: &Ledger,
-) -> Result<tokio::task::JoinHandle<()>, Failure> {
+async fn watch_in_the_name_of(member: &Member, asset: &AssetInfo, ledger: &Ledger) -> Result<Watching, Failure> {
     let chain = chain_of(ledger);
     let key = AccountKey::from_secret(&keccak256("payhub demo watchtower").0).map_err(Failure::other)?;
     chain::faucet(&chain, key.address(), Amount::new(10u128.pow(18)), &coin()).await?;
@@ -506,14 +528,42 @@ async fn watch_in_the_name_of(
     for claim in own.chain(evidence.hub.into_iter().map(Claim::Hub)) {
         handle.offer(claim).await.map_err(|e| Failure::other(e.to_string()))?;
     }
-    // The tower goes on without a handle: nothing new is offered to it.
-    Ok(tokio::spawn(async move {
-        let _handle = handle;
-        let _ = task.await;
-    }))
+    Ok(Watching { handle, task })
 }
 
-/// The hub's operator closes the account with the hub's own key and posts nothing; the tower answers.
+/// What somebody pays to the member who is away: half of the smallest deposit.
+fn late_amount(asset: &AssetInfo) -> Amount {
+    Amount::new((run_hub::policy(asset, FEE_PPM).deposit_min.get() / 2).max(1))
+}
+
+/// Pays a member who is away. The hub accepts: the payer gets a receipt, but no acknowledgement, because the payee never
+/// gets the credit. The payer hands the receipt to the payee's watchtower.
+async fn pay_who_is_away(
+    payer: &Member,
+    payee: &Member,
+    asset: &AssetInfo,
+    tower: &Watching,
+) -> Result<Amount, Failure> {
+    let late = late_amount(asset);
+    let wrong = |e: &client::Error| verbs::failure(e);
+    // What was acknowledged by now is not what this is about.
+    let before = payer.client.balance(asset.asset).await.map_err(|e| wrong(&e))?.undelivered;
+    let payment = NewPayment { id: Some(PaymentId::random()), ..NewPayment::new(payee.channel, late) };
+    pay_in_chunks(&payer.client, asset, vec![payment], &ProgressBar::hidden()).await?;
+    let after = payer.client.balance(asset.asset).await.map_err(|e| wrong(&e))?.undelivered;
+    if after.saturating_sub(before) > late || after.is_zero() {
+        return Err(Failure::other(format!("{after} are accepted and not delivered, where {late} should be")));
+    }
+    let receipts = payer.client.receipts().await.map_err(|e| wrong(&e))?;
+    let his = |receipt: &Receipt| receipt.account() == AccountId { channel: payee.channel, asset: asset.asset };
+    let receipt = receipts.into_iter().map(|(_, receipt)| receipt).find(|receipt| his(receipt.body()));
+    let receipt = receipt.ok_or_else(|| Failure::other("an accepted payment that is not delivered has a receipt"))?;
+    tower.handle.offer(Claim::Receipt(receipt)).await.map_err(|e| Failure::other(e.to_string()))?;
+    Ok(late)
+}
+
+/// The hub's operator closes the account with the hub's own key and posts nothing; the tower answers. `late` is what only
+/// the payer's receipt can prove.
 #[allow(clippy::too_many_arguments)]
 async fn cheat_and_recover(
     member: &Member,
@@ -522,10 +572,12 @@ async fn cheat_and_recover(
     chain: &Chain,
     hub_seed: [u8; 32],
     flows: &[Flow],
-    tower: tokio::task::JoinHandle<()>,
+    tower: Watching,
+    late: Amount,
     out: Output,
 ) -> Result<Dispute, Failure> {
     let account = AccountId { channel: member.channel, asset: asset.asset };
+    let known_to_him = |total: Amount| total.saturating_sub(late);
     let flow = flows.iter().find(|f| f.account == account).ok_or_else(|| Failure::other("the account is known"))?;
     let key = hub::account_key(&hub_seed, 0);
     let from = key.address();
@@ -542,28 +594,31 @@ async fn cheat_and_recover(
     let unanswered = books.member_deposit.saturating_sub(books.member_withdrawn);
     let withheld = flow.due(&books).0.saturating_sub(books.member_withdrawn).saturating_sub(unanswered);
     out.say(format!(
-        "{} went offline. The hub's operator stopped the hub and closed {}'s {} account on the ledger, posting nothing:\n  \
+        "The hub's operator stopped the hub and closed {}'s {} account on the ledger, posting nothing:\n  \
          unanswered, {} would be withheld.",
-        member.name,
         member.name,
         asset.symbol,
         money(withheld, asset)
     ));
     let answered = until(chain, account, |b| b.hub_paid.max(b.member_paid) > Amount::ZERO).await?;
+    // His voucher says what he had received when he went; what is posted above it is the receipt's.
+    let by_receipt = answered.hub_paid.saturating_sub(known_to_him(flow.received));
     out.say(format!(
-        "  the watchtower saw it and posted the hub's own voucher over {}.",
-        money(answered.hub_paid, asset)
+        "  the watchtower saw it and posted the hub's own word over {}: {} of it by the receipt that the payer handed over.",
+        money(answered.hub_paid, asset),
+        money(by_receipt, asset)
     ));
     pass_time(ledger, u64::from(CHALLENGE_PERIOD_S) + 1).await?;
     let last = until(chain, account, |b| b.status == Status::Final).await?;
-    tower.abort();
+    tower.task.abort();
     let recovered = last.member_withdrawn.saturating_sub(books.member_withdrawn).saturating_sub(unanswered);
     out.say(format!(
         "  after the challenge period {} was paid out: {} recovered.",
         member.name,
         money(recovered, asset)
     ));
-    Ok(Dispute { withheld, recovered, asset: asset.clone(), member: member.name.clone() })
+    let receipt_redeemed = last.hub_paid.saturating_sub(known_to_him(flow.received)).min(recovered);
+    Ok(Dispute { withheld, recovered, receipt_redeemed, asset: asset.clone(), member: member.name.clone() })
 }
 
 async fn opened_terms(chain: &Chain, channel: ChannelId) -> Result<proto::ChannelTerms, Failure> {

@@ -157,7 +157,7 @@ async fn start_member(
     let chain = chain_of(ledger);
     let adjudicator = Some(ledger.deployment().adjudicator);
     let (hub, rpc) = (Some(grpc.to_owned()), Some(rpc.to_owned()));
-    home.set_config(&home::Config { hub, rpc, adjudicator, scheme: Some(Scheme::Ed25519.number()) })?;
+    home.set_config(&home::Config { hub, rpc, adjudicator, scheme: Some(Scheme::Ed25519.number()), tower: None })?;
     let builder =
         Client::builder().hub(grpc).seed(secret).chain(chain.clone()).name(name).poll(POLL).window(verbs::WINDOW);
     let builder = if place.in_memory { builder.in_memory() } else { builder.store(home.store()) };

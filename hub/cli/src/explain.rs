@@ -13,7 +13,8 @@ use dispute::chain::Chain;
 use dispute::gas::{self, Measured};
 use dispute::{EventKind, LedgerBooks, Status};
 use proto::account::Totals;
-use proto::{AccountId, Amount, Asset, ChannelId, ChannelTerms, NATIVE};
+use proto::typed::Receipt;
+use proto::{AccountId, Amount, Asset, ChannelId, ChannelTerms, NATIVE, Proven};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -25,6 +26,9 @@ use crate::members;
 use crate::output::Output;
 use crate::verbs;
 use crate::wallet::Request;
+
+/// Receipts that are told of one by one.
+const RECEIPTS_SHOWN: usize = 5;
 
 /// What is known of a channel.
 #[derive(Clone, Debug)]
@@ -72,7 +76,7 @@ struct AccountFacts {
 }
 
 /// What a member's store says of an account.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Held {
     /// What the hub paid, by its own signature.
     hub_paid: Amount,
@@ -86,6 +90,18 @@ struct Held {
     unbacked: Amount,
     /// Whether a close freezes the account.
     frozen: bool,
+    /// The hub's receipts for payees who have not acknowledged: the largest of each.
+    receipts: Vec<HeldReceipt>,
+}
+
+/// A receipt of the hub for somebody else's account.
+#[derive(Clone, Copy, Debug)]
+struct HeldReceipt {
+    payee: ChannelId,
+    /// What the hub paid to the payee in all, by the receipt.
+    total: Amount,
+    /// What the ledger would pay to the payee for it beyond what is shown there, if the payee shows nothing better.
+    adds: Amount,
 }
 
 /// An account in words; every field is a sentence or two.
@@ -171,8 +187,8 @@ fn words(facts: &Facts, account: &AccountFacts) -> Words {
 
 fn open(facts: &Facts, account: &AccountFacts, words: Words) -> Words {
     let (who, in_units) = (&facts.member, |amount| money(amount, &account.asset));
-    let held = account.held.unwrap_or_default();
-    let (to_member, to_hub) = payout(&account.books, account.held);
+    let held = account.held.clone().unwrap_or_default();
+    let (to_member, to_hub) = payout(&account.books, account.held.as_ref());
     let mut pending = Vec::new();
     if held.frozen {
         pending
@@ -229,7 +245,7 @@ fn challenged(facts: &Facts, account: &AccountFacts, words: Words) -> Words {
         in_units(books.hub_paid),
         in_units(books.member_paid)
     );
-    let owed = match account.held {
+    let owed = match &account.held {
         Some(held) if held.hub_paid > books.hub_paid => format!(
             "{who} must show the hub's signature over {}; an open wallet does so by itself, as does `payhub watch`.",
             in_units(held.hub_paid)
@@ -240,7 +256,7 @@ fn challenged(facts: &Facts, account: &AccountFacts, words: Words) -> Words {
             in_units(books.hub_paid)
         ),
     };
-    let hubs = match account.held {
+    let hubs = match &account.held {
         Some(held) if held.member_paid > books.member_paid => format!(
             "The hub must show vouchers of {who} if it wants what he paid; it holds some over {}.",
             in_units(held.member_paid)
@@ -255,7 +271,7 @@ fn challenged(facts: &Facts, account: &AccountFacts, words: Words) -> Words {
         ""
     };
     let (member_now, hub_now) = payout(books, None);
-    let (member_due, hub_due) = payout(books, account.held);
+    let (member_due, hub_due) = payout(books, account.held.as_ref());
     let due = match account.held.is_some() && (member_now, hub_now) != (member_due, hub_due) {
         true => format!(
             " With everything shown that the store knows of it would be {} and {}.",
@@ -325,7 +341,7 @@ fn payable(facts: &Facts, account: &AccountFacts, words: Words) -> Words {
 fn paid_out(facts: &Facts, account: &AccountFacts, words: Words) -> Words {
     let (who, books, in_units) = (&facts.member, &account.books, |amount| money(amount, &account.asset));
     let (members, hubs) = account.waiting;
-    let due = account.held.map(|held| {
+    let due = account.held.as_ref().map(|held| {
         let due = books.member_deposit.saturating_add(held.hub_paid).saturating_sub(held.member_paid);
         due.saturating_sub(books.member_withdrawn)
     });
@@ -376,22 +392,50 @@ fn paid_out(facts: &Facts, account: &AccountFacts, words: Words) -> Words {
 
 fn proof(facts: &Facts, account: &AccountFacts) -> String {
     let in_units = |amount| money(amount, &account.asset);
-    match account.held {
+    match &account.held {
         Some(held) => format!(
-            "{} can prove by the hub's signature that the hub paid {}, and the hub can prove that {} paid {}.",
+            "{} can prove by the hub's signature that the hub paid {}, and the hub can prove that {} paid {}.{}",
             sentence(&facts.member),
             in_units(held.hub_paid),
             facts.member,
-            in_units(held.member_paid)
+            in_units(held.member_paid),
+            receipts(account, held)
         ),
         None => "No store is at hand: only what is on the ledger is known, not what either side could still show."
             .to_owned(),
     }
 }
 
+/// What is held for others: who would get what by it.
+fn receipts(account: &AccountFacts, held: &Held) -> String {
+    let in_units = |amount| money(amount, &account.asset);
+    if held.receipts.is_empty() {
+        return String::new();
+    }
+    let count = held.receipts.len();
+    let mut text = format!(
+        " The store holds {count} receipt{} of the hub for payees who have not acknowledged; while such a payee's account \
+         closes, showing it makes the hub pay him:",
+        if count == 1 { "" } else { "s" }
+    );
+    let of = |r: &HeldReceipt| {
+        let (total, adds) = (in_units(r.total), in_units(r.adds));
+        format!(
+            " to {} up to {total} in all, {adds} more than the ledger was shown and the collateral covers;",
+            r.payee
+        )
+    };
+    text.extend(held.receipts.iter().take(RECEIPTS_SHOWN).map(of));
+    match count.saturating_sub(RECEIPTS_SHOWN) {
+        0 => text.truncate(text.trim_end_matches(';').len()),
+        more => text += &format!(" and {more} more"),
+    }
+    text + "."
+}
+
 fn payments(facts: &Facts, account: &AccountFacts) -> String {
     let (who, in_units) = (sentence(&facts.member), |amount| money(amount, &account.asset));
-    let Some(held) = account.held else {
+    let Some(held) = &account.held else {
         return "Payments are not on the ledger; a store would tell which are accepted and which delivered.".to_owned();
     };
     if held.member_paid.is_zero() && held.unreceipted.is_zero() {
@@ -424,7 +468,7 @@ fn destinations(facts: &Facts) -> String {
 }
 
 /// What a payout would give to member and hub, with what is on the ledger and what is held.
-fn payout(books: &LedgerBooks, held: Option<Held>) -> (Amount, Amount) {
+fn payout(books: &LedgerBooks, held: Option<&Held>) -> (Amount, Amount) {
     let totals = Totals {
         member_deposit: books.member_deposit,
         hub_deposit: books.hub_deposit,
@@ -432,8 +476,8 @@ fn payout(books: &LedgerBooks, held: Option<Held>) -> (Amount, Amount) {
         hub_withdrawn: books.hub_withdrawn,
         ..Totals::default()
     };
-    let held = held.unwrap_or_default();
-    totals.payout(books.member_paid.max(held.member_paid), books.hub_paid.max(held.hub_paid))
+    let (member_paid, hub_paid) = held.map(|held| (held.member_paid, held.hub_paid)).unwrap_or_default();
+    totals.payout(books.member_paid.max(member_paid), books.hub_paid.max(hub_paid))
 }
 
 fn custody(books: &LedgerBooks) -> Amount {
@@ -516,6 +560,7 @@ pub async fn of_wallet(client: &Client, name: &str, hub: Option<&str>) -> Result
         return Err(verbs::failure(&client::Error::NoChannel));
     };
     let channel = client.chain().domain().channel_id(&terms);
+    let receipts = client.receipts().await.map_err(|e| verbs::failure(&e))?;
     let mut held = Vec::new();
     for account in client.accounts().await.map_err(|e| verbs::failure(&e))? {
         let balance = &account.balance;
@@ -529,11 +574,36 @@ pub async fn of_wallet(client: &Client, name: &str, hub: Option<&str>) -> Result
             undelivered: balance.undelivered,
             unbacked: balance.unbacked,
             frozen: balance.frozen,
+            receipts: worth_of(client.chain(), account.asset, &receipts).await?,
         };
         held.push((account.asset, Some(held_here)));
     }
     let facts = collect(client.chain(), channel, &terms, name, held, hub).await?;
     Ok(value(&facts, Some(name), channel))
+}
+
+/// The receipts of one asset, with what the ledger would pay for each: what it was not shown yet, and no more than the
+/// hub's collateral covers.
+async fn worth_of(
+    chain: &Chain,
+    asset: Asset,
+    receipts: &[(ChannelTerms, Proven<Receipt>)],
+) -> Result<Vec<HeldReceipt>, Failure> {
+    let mut held = Vec::new();
+    for (_, receipt) in receipts.iter().filter(|(_, receipt)| receipt.body().asset == asset) {
+        let account = receipt.body().account();
+        let total = Amount::new(receipt.body().total);
+        let mut adds = Amount::ZERO;
+        if held.len() < RECEIPTS_SHOWN {
+            let books = chain.books(&account).await.map_err(|e| chain_failure(&e))?;
+            let with = Held { hub_paid: total, ..Held::default() };
+            if books.status != Status::Final {
+                adds = payout(&books, Some(&with)).0.saturating_sub(payout(&books, None).0);
+            }
+        }
+        held.push(HeldReceipt { payee: account.channel, total, adds });
+    }
+    Ok(held)
 }
 
 /// What the ledger alone knows of a channel.
@@ -696,11 +766,13 @@ mod tests {
     fn every_state_is_told_to_both_parties() {
         let (open, closing, done) = (Status::Open, Status::Closing, Status::Final);
         let (before, after) = (DEADLINE_S - 61, DEADLINE_S);
+        let receipt = HeldReceipt { payee: ChannelId([7; 32].into()), total: a(12), adds: a(5) };
+        let with_receipts = |count| Held { receipts: vec![receipt; count], ..held() };
         let unbacked = Held { unbacked: a(7), unreceipted: a(2), ..held() };
         let frozen = Held { frozen: true, ..held() };
         // (status, ledger time, store, waiting, pieces of the story)
         type Row = (Status, u64, Option<Held>, (u128, u128), &'static [&'static str]);
-        let table: [Row; 12] = [
+        let table: [Row; 14] = [
             (
                 open,
                 9,
@@ -718,6 +790,17 @@ mod tests {
                     "15 USDH are delivered or were for the hub, 5 USDH are accepted (the hub owes them",
                 ],
             ),
+            (
+                open,
+                9,
+                Some(with_receipts(1)),
+                (0, 0),
+                &[
+                    "The store holds 1 receipt of the hub for payees who have not acknowledged",
+                    "0707 up to 12 USDH in all, 5 USDH more than the ledger was shown and the collateral covers.",
+                ],
+            ),
+            (open, 9, Some(with_receipts(7)), (0, 0), &["holds 7 receipts of the hub", "covers; and 2 more."]),
             (open, 9, Some(frozen), (0, 0), &["A close is agreed on and not on the ledger yet"]),
             (
                 open,

@@ -41,6 +41,9 @@ pub struct Config {
     pub adjudicator: Option<alloy_primitives::Address>,
     /// Signature scheme: 1 or 2.
     pub scheme: Option<u8>,
+    /// The remote watchtower that gets the evidence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tower: Option<String>,
 }
 
 /// A member's folder.

@@ -15,6 +15,7 @@ mod output;
 mod plan_exit;
 mod run_hub;
 mod run_ledger;
+mod tower;
 mod verbs;
 mod wallet;
 
@@ -71,7 +72,10 @@ async fn command(command: Command, out: Output) -> Result<(), Failure> {
         Command::Exit(args) => exit::exit(args, out).await,
         Command::Explain(args) => explain::run(args, out).await,
         Command::PlanExit(args) => plan_exit::run(args, out).await,
-        Command::Watch(args) => members::watch(args, out).await,
+        Command::Watch(args) => match &args.member {
+            Some(member) => members::watch(member, &args.at, out).await,
+            None => tower::run(&args, out).await,
+        },
         Command::Open(a) => members::run(&a.from, &a.at, a.scheme, Request::Open { amount: a.amount }, out).await,
         Command::Fund(a) => members::run(&a.from, &a.at, None, Request::Fund { amount: a.amount }, out).await,
         Command::Withdraw(a) => members::run(&a.from, &a.at, None, Request::Withdraw { amount: a.amount }, out).await,
@@ -132,9 +136,8 @@ fn usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(failure::Code::Usage as u8)
 }
 
-#[allow(clippy::print_stderr)]
 fn fail(failure: &Failure, out: Output) -> ExitCode {
     out.object(&failure.to_json());
-    eprintln!("payhub: {failure}");
+    output::error_line(format_args!("payhub: {failure}"));
     ExitCode::from(failure.code as u8)
 }

@@ -13,9 +13,14 @@ use crate::args::{self, SchemeArg, Where};
 use crate::chain::{self, AssetInfo, chain_failure, coin, test_dollar};
 use crate::failure::Failure;
 use crate::home::{self, Config, MemberHome};
-use crate::output::Output;
+use crate::output::{self, Output};
 use crate::verbs;
 use crate::wallet::{self, Reply, Request, Sink};
+
+/// What `--tower` says to forget a watchtower.
+const NO_TOWER: &str = "none";
+/// How long a command waits at its end until the remote watchtower holds what it brought.
+const TOWER_WAIT: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// `payhub keys new`.
 pub fn new_keys(name: &str, data_dir: Option<&Path>, secret: Option<&str>, out: Output) -> Result<(), Failure> {
@@ -104,6 +109,13 @@ pub async fn alone(
             text: "the challenge period runs; `payhub watch` answers and pays out, as does any open wallet".to_owned(),
         });
     }
+    if home.config().tower.is_some()
+        && let Err(error) = client.guarded_by_tower(TOWER_WAIT).await
+    {
+        hear(Reply::Note {
+            text: format!("{error}; the evidence is in the store and goes there with the next command"),
+        });
+    }
     client.shutdown().await.map_err(|e| verbs::failure(&e))?;
     result
 }
@@ -137,23 +149,30 @@ pub async fn connect(home: &MemberHome, at: &Where, scheme: Option<SchemeArg>) -
         (None, _) if chain.ed25519_available().await.map_err(|e| chain_failure(&e))? => Scheme::Ed25519,
         (None, _) => Scheme::Secp256k1,
     };
+    let tower = match at.tower.as_deref() {
+        Some(NO_TOWER) => None,
+        Some(url) => Some(url.to_owned()),
+        None => config.tower,
+    };
     config = Config {
         hub: Some(hub.clone()),
         rpc: Some(rpc),
         adjudicator: Some(adjudicator),
         scheme: Some(scheme.number()),
+        tower: tower.clone(),
     };
-    let client = Client::builder()
+    let mut builder = Client::builder()
         .hub(hub)
         .seed(home.secret()?)
         .scheme(scheme)
         .store(home.store())
         .chain(chain)
         .name(home.name.clone())
-        .window(verbs::WINDOW)
-        .connect()
-        .await
-        .map_err(|e| verbs::failure(&e))?;
+        .window(verbs::WINDOW);
+    if let Some(tower) = tower {
+        builder = builder.tower(tower);
+    }
+    let client = builder.connect().await.map_err(|e| verbs::failure(&e))?;
     home.set_config(&config)?;
     let has_channel = client.channel().await.map_err(|e| verbs::failure(&e))?.is_some();
     if has_channel && client.info().await.is_ok() {
@@ -184,21 +203,21 @@ pub async fn confirmations(rpc: &str) -> Result<u64, Failure> {
     Ok(if version.starts_with("payhub") { 0 } else { 6 })
 }
 
-/// `payhub watch`: an open wallet, whose watchtower answers closes.
-pub async fn watch(args: args::Watch, out: Output) -> Result<(), Failure> {
-    let data_dir = home::data_dir(args.at.data_dir.as_deref())?;
-    let home = MemberHome::existing(&data_dir, &args.member)?;
+/// `payhub watch MEMBER`: an open wallet, whose watchtower answers closes.
+pub async fn watch(member: &str, at: &Where, out: Output) -> Result<(), Failure> {
+    let data_dir = home::data_dir(at.data_dir.as_deref())?;
+    let home = MemberHome::existing(&data_dir, member)?;
     let socket = home.socket()?;
     if tokio::net::UnixStream::connect(&socket).await.is_ok() {
-        let what = format!("{}'s wallet is open already, and watches", args.member);
-        return Err(Failure::usage(what, format!("follow it: payhub events {} --follow", args.member)));
+        let what = format!("{member}'s wallet is open already, and watches");
+        return Err(Failure::usage(what, format!("follow it: payhub events {member} --follow")));
     }
-    let client = connect(&home, &args.at, None).await?;
+    let client = connect(&home, at, None).await?;
     let assets = verbs::assets(&client).await?;
-    out.say(format!("watching the ledger for {}; Ctrl-C ends it", args.member));
-    out.object(&json!({ "ready": true, "member": args.member, "account": client.account() }));
+    out.say(format!("watching the ledger for {member}; Ctrl-C ends it"));
+    out.object(&json!({ "ready": true, "member": member, "account": client.account() }));
     let mut events = client.events();
-    let (serving, name) = (client.clone(), args.member.clone());
+    let (serving, name) = (client.clone(), member.to_owned());
     let serve =
         wallet::serve(&socket, move |request, sink| verbs::handle(serving.clone(), name.clone(), request, sink));
     let show = async {
@@ -290,10 +309,9 @@ fn rows(value: &Value, list: &str, keys: &[&str]) -> Vec<Vec<String>> {
     items.iter().map(|item| keys.iter().map(|key| text(item, key)).collect()).collect()
 }
 
-#[allow(clippy::print_stdout)]
-fn show_item(value: &Value, out: Output) {
+pub fn show_item(value: &Value, out: Output) {
     if out.json {
-        println!("{value}");
+        output::line(value);
         return;
     }
     let object = value.as_object().cloned().unwrap_or_default();
@@ -302,7 +320,7 @@ fn show_item(value: &Value, out: Output) {
         .filter(|k| *k != "event" && *k != "payments")
         .map(|k| format!("{k} {}", text(value, k)))
         .collect();
-    println!("{:<12} {}", text(value, "event"), rest.join("  "));
+    output::line(format_args!("{:<12} {}", text(value, "event"), rest.join("  ")));
 }
 
 fn show(request: &Request, value: &Value, out: Output) {

@@ -1,12 +1,33 @@
 //! What a command says: tables for people, one JSON object for programs, progress on standard error.
-#![allow(clippy::print_stdout, clippy::print_stderr)]
 
-use std::io::IsTerminal;
+use std::fmt::Display;
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::time::Duration;
 
 use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
+
+/// The exit code of a program whose reader went away: what a shell shows for one that SIGPIPE ended.
+const READER_GONE: i32 = 141;
+
+/// Writes a line to standard output: the one place where this program does. A reader who went away, as `head` does when it
+/// has enough, is no failure of ours: the program ends without a word.
+pub fn line(text: impl Display) {
+    written(writeln!(std::io::stdout().lock(), "{text}"));
+}
+
+/// Writes a line to standard error.
+pub fn error_line(text: impl Display) {
+    written(writeln!(std::io::stderr().lock(), "{text}"));
+}
+
+fn written(result: std::io::Result<()>) {
+    // A full disk behind a redirection is no reason to stop what was asked for; what counts is in the exit code.
+    if result.is_err_and(|e| e.kind() == ErrorKind::BrokenPipe) {
+        std::process::exit(READER_GONE);
+    }
+}
 
 /// Where and how a command speaks.
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +40,7 @@ impl Output {
     /// A sentence of a story, for people only.
     pub fn say(&self, text: impl AsRef<str>) {
         if !self.json {
-            println!("{}", text.as_ref());
+            line(text.as_ref());
         }
     }
 
@@ -32,13 +53,13 @@ impl Output {
         table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
         table.set_header(head);
         table.add_rows(rows);
-        println!("{table}");
+        line(table);
     }
 
     /// The object, for programs only.
     pub fn object(&self, value: &Value) {
         if self.json {
-            println!("{value}");
+            line(value);
         }
     }
 

@@ -580,6 +580,8 @@ pub fn event_json(event: &Event, assets: &[AssetInfo]) -> Value {
         }
         Event::HubMisbehaved(how) => json!({ "event": "hub_misbehaved", "how": how.to_string() }),
         Event::Alarm { message } => json!({ "event": "alarm", "message": message }),
+        Event::TowerAway { why } => json!({ "event": "tower_away", "why": why }),
+        Event::TowerBack => json!({ "event": "tower_back" }),
         Event::Missed { count } => json!({ "event": "missed", "count": count }),
     }
 }

@@ -130,7 +130,7 @@ impl Apart {
     }
 
     /// Whoever has the hub's key closes a member's account on the ledger and posts nothing.
-    fn hub_closes(&self, account: &AccountId) {
+    pub fn hub_closes(&self, account: &AccountId) {
         let secret = std::fs::read_to_string(self.world.path("hub/secret")).expect("the hub's secret");
         let seed: [u8; 32] = hex::decode(secret.trim()).ok().and_then(|s| s.try_into().ok()).expect("a secret");
         let chain = self.chain();
@@ -170,7 +170,7 @@ impl Apart {
 }
 
 /// Asks the ledger again and again until it says so.
-fn until(there: impl Fn() -> bool) {
+pub fn until(there: impl Fn() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !there() {
         assert!(Instant::now() < end, "the ledger does not say so");

@@ -15,6 +15,9 @@ fn check(story: &Value, payments: u64, members: usize) {
     assert_eq!(story["settled"]["unilateral"], 1, "{story}");
     assert!(micros(&story["dispute"]["withheld"]) > 0, "{story}");
     assert_eq!(story["dispute"]["withheld"], story["dispute"]["recovered"], "{story}");
+    // The payment that was accepted and never delivered.
+    assert!(micros(&story["dispute"]["receipt_redeemed"]) > 0, "{story}");
+    has_fields(&story["dispute"], &["member", "asset", "withheld", "recovered", "receipt_redeemed"]);
     let reconciled = story["reconciled"].as_array().expect("a list");
     assert_eq!(reconciled.iter().map(|r| &r["asset"]).collect::<Vec<_>>(), ["USDH", "COIN"]);
     for row in reconciled {

@@ -20,4 +20,5 @@ mod dev;
 mod exit;
 mod explain;
 mod kills;
+mod tower;
 mod world;

@@ -72,7 +72,7 @@ impl World {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(binary());
         command.args(args).current_dir(self.dir.path()).env("PAYHUB_HOME", self.path("home"));
-        for name in ["PAYHUB_DATA_DIR", "PAYHUB_HUB", "PAYHUB_RPC", "PAYHUB_KEY", "RUST_LOG"] {
+        for name in ["PAYHUB_DATA_DIR", "PAYHUB_HUB", "PAYHUB_RPC", "PAYHUB_KEY", "PAYHUB_TOWER", "RUST_LOG"] {
             command.env_remove(name);
         }
         command.stdin(Stdio::null());

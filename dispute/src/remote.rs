@@ -398,7 +398,7 @@ impl Service {
             }
         };
         let claims = hub.into_iter().map(Claim::Hub);
-        let claims = claims.chain(receipts.into_iter().map(Claim::Receipt)).chain(lanes.into_iter().map(Claim::Member));
+        let claims = claims.chain(receipts.into_iter().map(Claim::Receipt)).chain(lanes.into_iter().map(Claim::from));
         let held = self.handle.hold(terms, account.asset, claims.collect()).await.map_err(Refused::Tower);
         if let (Some(account), Err(_)) = (place, &held) {
             lock(&self.watching).remove(&account);

@@ -137,6 +137,8 @@ pub struct Chain {
 pub struct Words(Vec<B256>);
 
 /// A member's newest voucher of a lane: what the lane is worth, and the evidence for it.
+// Nearly every lane is plain, and with every frame it gets a new voucher: a box would cost an allocation each time.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LaneVoucher {
     /// A plain voucher, of a frame or a fold.

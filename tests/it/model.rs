@@ -59,12 +59,12 @@ fn an_honest_member_never_loses_a_unit() {
 #[test]
 fn a_careless_side_loses() {
     let table: &[(&str, Play, Care, u64)] = &[
-        ("hub", hub_play::play, Care::CountsUnconfirmedDeposits, 1_120),
+        ("hub", hub_play::play, Care::CountsUnconfirmedDeposits, 1_730),
         ("hub", hub_play::play, Care::IgnoresCloses, 0),
-        ("hub", hub_play::play, Care::ForgetsSettlements, 100),
-        ("member", member_play::play, Care::CountsUnconfirmedDeposits, 380),
+        ("hub", hub_play::play, Care::ForgetsSettlements, 370),
+        ("member", member_play::play, Care::CountsUnconfirmedDeposits, 720),
         ("member", member_play::play, Care::IgnoresCloses, 0),
-        ("member", member_play::play, Care::ForgetsSettlements, 20),
+        ("member", member_play::play, Care::ForgetsSettlements, 780),
     ];
     for (kind, play, care, from) in table {
         let loses = (*from..from + CARELESS_PLAYS).any(|seed| play(seed, *care).is_err());

@@ -50,6 +50,8 @@ pub enum Command {
     Withdraw(Withdraw),
     /// Pays.
     Pay(Pay),
+    /// Pays by the tick: one signature for up to 2,048 ticks, a hash for each.
+    Stream(Stream),
     /// What a member has, on the ledger and in his channel.
     Balance(Of),
     /// The accounts of a member's channel with their totals on the ledger.
@@ -395,6 +397,26 @@ pub struct Pay {
     /// A note for the payee.
     #[arg(long, default_value = "")]
     pub note: String,
+    #[command(flatten)]
+    pub at: Where,
+}
+
+#[derive(Debug, Args)]
+pub struct Stream {
+    /// Whom: a member's name or a channel id.
+    pub to: String,
+    /// How much a tick, as in 0.0001USDH.
+    #[arg(allow_hyphen_values = true)]
+    pub amount: String,
+    /// The payer.
+    #[arg(long)]
+    pub from: String,
+    /// How many ticks.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub ticks: u64,
+    /// Ticks a second. Default: all at once.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub rate: Option<u64>,
     #[command(flatten)]
     pub at: Where,
 }

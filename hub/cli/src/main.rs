@@ -26,7 +26,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use tracing_subscriber::EnvFilter;
 
-use args::{Cli, Command, HubCommand, KeysCommand, LedgerCommand, Pay};
+use args::{Cli, Command, HubCommand, KeysCommand, LedgerCommand, Pay, Stream};
 use failure::Failure;
 use output::Output;
 use wallet::Request;
@@ -82,6 +82,10 @@ async fn command(command: Command, out: Output) -> Result<(), Failure> {
         Command::Pay(a) => {
             let Pay { to, amount, from, count, frame, rate, note, at } = a;
             members::run(&from, &at, None, Request::Pay { to, amount, count, frame, rate, note }, out).await
+        }
+        Command::Stream(a) => {
+            let Stream { to, amount, from, ticks, rate, at } = a;
+            members::run(&from, &at, None, Request::Stream { to, amount, ticks, rate }, out).await
         }
         Command::Balance(a) => members::run(&a.member, &a.at, None, Request::Balance, out).await,
         Command::Channels(a) => members::run(&a.member, &a.at, None, Request::Channels, out).await,

@@ -282,7 +282,7 @@ fn configs(data_dir: &Path) -> Vec<Config> {
 
 fn title(request: &Request) -> &'static str {
     match request {
-        Request::Pay { .. } => "paying",
+        Request::Pay { .. } | Request::Stream { .. } => "paying",
         Request::Open { .. } => "opening",
         Request::Fund { .. } => "depositing",
         Request::Withdraw { .. } | Request::Settle { .. } => "settling",
@@ -344,6 +344,13 @@ fn show(request: &Request, value: &Value, out: Output) {
             text(value, "p50_ms"),
             text(value, "p99_ms"),
             text(value, "receipts")
+        )),
+        Request::Stream { .. } => out.say(format!(
+            "{} ticks paid, {} {} in all; {} ticks/s",
+            text(value, "paid"),
+            text(value, "amount"),
+            text(value, "asset"),
+            text(value, "ticks_per_s")
         )),
         Request::Balance => {
             let keys = ["asset", "wallet", "channel", "backed", "paid", "received"];

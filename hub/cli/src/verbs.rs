@@ -20,6 +20,8 @@ use crate::wallet::{Request, Sink};
 const PAY_PATIENCE: Duration = Duration::from_secs(600);
 /// How long a payment that was refused for now is tried again: collateral arrives within a block or two.
 const RETRY_PATIENCE: Duration = Duration::from_secs(60);
+/// Time between the rounds of a stream.
+const STREAM_ROUND: Duration = Duration::from_millis(20);
 /// Frames under way at a time, of one payment or of many: enough to keep the hub busy while answers travel.
 pub const WINDOW: usize = 256;
 
@@ -33,6 +35,7 @@ pub async fn handle(client: Client, name: String, request: Request, sink: Sink) 
             let order = PayOrder { to, amount, count, frame, rate, note };
             pay(&client, order, &sink).await
         }
+        Request::Stream { to, amount, ticks, rate } => stream(&client, &to, &amount, ticks, rate, &sink).await,
         Request::Balance => balance(&client, &name).await,
         Request::Channels => channels(&client, &name).await,
         Request::History { limit } => history(&client, &name, limit).await,
@@ -342,6 +345,44 @@ async fn pay(client: &Client, order: PayOrder, sink: &Sink) -> Result<Value, Fai
         "amount": amount.checked_mul(u128::from(tally.paid)).map(|sum| units(sum, asset)),
         "payments_per_s": (tally.paid as f64 / seconds).round(), "p50_ms": ms(0.5), "p99_ms": ms(0.99),
         "receipts": tally.credits.len(),
+    }))
+}
+
+/// Pays by the tick. The client reveals what was added in rounds, so that a tick costs next to nothing.
+async fn stream(
+    client: &Client,
+    to: &str,
+    amount: &str,
+    ticks: u64,
+    rate: Option<u64>,
+    sink: &Sink,
+) -> Result<Value, Failure> {
+    let assets = assets(client).await?;
+    let (amount, asset) = parse_money(amount, &assets)?;
+    if client.channel().await.map_err(|e| failure(&e))?.is_none() {
+        return Err(failure(&Error::NoChannel));
+    }
+    affordable(client, asset, amount, ticks).await?;
+    let stream = client.stream(to, asset.asset).rate(amount).cap(ticks).every(STREAM_ROUND);
+    let meter = stream.await.map_err(|e| failure_in(asset, &e))?;
+    let started = Instant::now();
+    let mut added = 0;
+    let mut round = tokio::time::interval(STREAM_ROUND);
+    while added < ticks && meter.add(0).is_ok() {
+        round.tick().await;
+        let due = rate.map_or(ticks, |rate| (started.elapsed().as_secs_f64() * rate as f64) as u64).min(ticks);
+        if meter.add(due - added).is_err() {
+            break;
+        }
+        added = due;
+        sink.progress(meter.so_far().paid, ticks);
+    }
+    let metered = meter.finish().await.map_err(|e| failure_in(asset, &e))?;
+    let seconds = started.elapsed().as_secs_f64();
+    Ok(json!({
+        "ok": true, "paid": metered.paid, "asset": asset.symbol,
+        "amount": amount.checked_mul(u128::from(metered.paid)).map(|sum| units(sum, asset)),
+        "ticks_per_s": (metered.paid as f64 / seconds).round(),
     }))
 }
 

@@ -31,6 +31,8 @@ pub enum Request {
     Withdraw { amount: String },
     /// Pay.
     Pay { to: String, amount: String, count: u64, frame: u64, rate: Option<u64>, note: String },
+    /// Pay by the tick.
+    Stream { to: String, amount: String, ticks: u64, rate: Option<u64> },
     /// Amounts.
     Balance,
     /// Accounts with their totals.

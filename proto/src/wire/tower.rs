@@ -6,9 +6,10 @@ use super::{
     Malformed, WireError, at_most, bytes_of, hub_voucher_message, lane_message, read_address, read_b256, read_channel,
     read_hub_voucher, read_lane, read_receipt, receipt_message, required, v1,
 };
-use crate::evidence::{Proven, Signed};
+use crate::evidence::Proven;
 use crate::ids::{AccountId, Asset, ChannelId, LANES};
 use crate::keys::{KeyError, PublicKey, Scheme};
+use crate::stream::LaneVoucher;
 use crate::typed::{ChannelTerms, Domain, Receipt, Voucher};
 
 /// Most bytes of one upload: terms, a voucher with the longest path, all lanes and some receipts take a third of it.
@@ -27,8 +28,8 @@ pub struct Upload {
     pub hub: Option<Proven<Voucher>>,
     /// Receipts of the hub for this account.
     pub receipts: Vec<Proven<Receipt>>,
-    /// The member's own vouchers.
-    pub lanes: Vec<Signed<Voucher>>,
+    /// The member's own vouchers, with the ticks accepted.
+    pub lanes: Vec<LaneVoucher>,
 }
 
 /// Why an upload is not taken, whatever the ledger says.

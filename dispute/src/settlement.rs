@@ -1,8 +1,11 @@
 //! Packing many entries into as few transactions as fit.
 //!
-//! A transaction is bounded by gas (EIP-7825 limits one to 2^24) and by bytes (nodes refuse larger ones). Entries keep
-//! their order; one that fails is skipped by the contract with an `EntryRefused` event that names its place, which is
-//! the place in [`Packed::orders`].
+//! A transaction is bounded by gas (EIP-7825 limits one to 2^24) and by bytes (nodes refuse larger ones). Entries are
+//! sorted so that those of one asset and vault are neighbours: the first of them pays for touching the vault's balance,
+//! and deposits of neighbours are pulled with one transfer. One that fails is skipped by the contract with an
+//! `EntryRefused` event that names its place, which is the place in [`Packed::orders`].
+
+use proto::{Asset, ChannelId};
 
 use crate::adjudicator::{
     Adjudicator, Call, CloseOrder, EventKind, FinalizeOrder, FundOrder, LedgerEvent, Refusal, RespondOrder, SettleOrder,
@@ -22,31 +25,42 @@ pub struct Packed<T> {
     pub orders: Vec<T>,
 }
 
+/// Sorts channels of one vault next to each other, without asking the contract how many vaults it has.
+///
+/// The vault is the id modulo the number of vaults, of which there are at most 128. For each power of two, ids that are
+/// equal modulo it have equal lowest bits, and read in reverse those come first. For other numbers it is just an order.
+pub fn vault_order(channel: ChannelId) -> u8 {
+    (channel.0[31] & 0x7f).reverse_bits()
+}
+
 /// Packs settlements.
 pub fn settle(adjudicator: &Adjudicator, orders: Vec<SettleOrder>) -> Vec<Packed<SettleOrder>> {
-    pack(orders, |entries| adjudicator.settle_many(entries))
+    let key = |order: &SettleOrder| (ChannelId(order.settlement().channelId), order.settlement().asset);
+    pack(orders, key, |entries| adjudicator.settle_many(entries))
 }
 
 /// Packs the starts of unilateral closes.
 pub fn start_close(adjudicator: &Adjudicator, orders: Vec<CloseOrder>) -> Vec<Packed<CloseOrder>> {
-    pack(orders, |entries| adjudicator.start_close_many(entries))
+    let key = |order: &CloseOrder| (adjudicator.domain().channel_id(&order.terms), order.asset);
+    pack(orders, key, |entries| adjudicator.start_close_many(entries))
 }
 
 /// Packs responses.
 pub fn respond(adjudicator: &Adjudicator, orders: Vec<RespondOrder>) -> Vec<Packed<RespondOrder>> {
-    pack(orders, |entries| adjudicator.respond_many(entries))
+    let key = |order: &RespondOrder| (order.evidence.account().channel, order.evidence.account().asset);
+    pack(orders, key, |entries| adjudicator.respond_many(entries))
 }
 
 /// Packs payouts.
 pub fn finalize(adjudicator: &Adjudicator, orders: Vec<FinalizeOrder>) -> Vec<Packed<FinalizeOrder>> {
-    pack(orders, |entries| adjudicator.finalize_many(entries))
+    let key = |order: &FinalizeOrder| (adjudicator.domain().channel_id(&order.terms), order.asset);
+    pack(orders, key, |entries| adjudicator.finalize_many(entries))
 }
 
-/// Packs deposits, those of one asset next to each other, because the contract pulls neighbours of one asset and vault
-/// with one transfer. Sort them by vault first for the full effect.
-pub fn fund(adjudicator: &Adjudicator, mut orders: Vec<FundOrder>) -> Vec<Packed<FundOrder>> {
-    orders.sort_by_key(|order| order.asset);
-    pack(orders, |entries| adjudicator.fund_many(entries))
+/// Packs deposits.
+pub fn fund(adjudicator: &Adjudicator, orders: Vec<FundOrder>) -> Vec<Packed<FundOrder>> {
+    let key = |order: &FundOrder| (adjudicator.domain().channel_id(&order.terms), order.asset);
+    pack(orders, key, |entries| adjudicator.fund_many(entries))
 }
 
 /// The entries of a mined batch that had no effect: their places and why.
@@ -57,7 +71,15 @@ pub fn refused(events: &[LedgerEvent]) -> impl Iterator<Item = (usize, &Refusal)
     })
 }
 
-fn pack<T>(orders: Vec<T>, many: impl Fn(&[T]) -> Call) -> Vec<Packed<T>> {
+fn pack<T>(
+    mut orders: Vec<T>,
+    account: impl Fn(&T) -> (ChannelId, Asset),
+    many: impl Fn(&[T]) -> Call,
+) -> Vec<Packed<T>> {
+    orders.sort_by_cached_key(|order| {
+        let (channel, asset) = account(order);
+        (asset, vault_order(channel))
+    });
     let mut packs: Vec<Vec<T>> = Vec::new();
     let frame = many(&[]);
     let (mut gas, mut bytes) = (0u64, 0usize);
@@ -81,7 +103,7 @@ fn pack<T>(orders: Vec<T>, many: impl Fn(&[T]) -> Call) -> Vec<Packed<T>> {
 
 #[cfg(test)]
 mod tests {
-    use alloy_primitives::{Address, B256, Bytes, U256};
+    use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
     use alloy_sol_types::SolError;
     use proto::keys::{Scheme, SecretKey};
     use proto::typed::Settlement;
@@ -116,7 +138,34 @@ mod tests {
     }
 
     #[test]
-    fn packs_fit_keep_the_order_and_are_as_full_as_they_can_be() {
+    fn neighbours_in_a_batch_share_their_vault_however_many_there_are() {
+        let channels: Vec<ChannelId> = (0..2_000u64).map(|i| ChannelId(keccak256(i.to_be_bytes()))).collect();
+        let mut sorted = channels.clone();
+        sorted.sort_by_key(|channel| vault_order(*channel));
+        for vaults in [1, 2, 4, 8, 16, 32, 64, 128] {
+            let vault = |channel: &ChannelId| U256::from_be_bytes(channel.0.0) % U256::from(vaults);
+            let runs = sorted.chunk_by(|a, b| vault(a) == vault(b)).count();
+            assert_eq!(runs, vaults, "each of {vaults} vaults comes once");
+        }
+
+        // Whatever is packed is sorted, by asset first, and keeps what it is.
+        let domain = Domain::new(1, Address::ZERO);
+        let order = |salt: u64| FundOrder {
+            terms: terms(salt),
+            asset: Address::repeat_byte(u8::try_from(salt % 2).expect("0 or 1")),
+            side: proto::Side::Hub,
+            amount: proto::Amount::new(salt.into()),
+        };
+        let packed = fund(&Adjudicator::new(domain), (0..40).map(order).collect());
+        let orders: Vec<&FundOrder> = packed.iter().flat_map(|pack| &pack.orders).collect();
+        assert!(orders.is_sorted_by_key(|order| (order.asset, vault_order(domain.channel_id(&order.terms)))));
+        let mut amounts: Vec<u128> = orders.iter().map(|order| order.amount.get()).collect();
+        amounts.sort_unstable();
+        assert_eq!(amounts, (0..40).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn packs_fit_keep_the_order_of_one_vault_and_are_as_full_as_they_can_be() {
         let domain = Domain::new(1, Address::ZERO);
         let adjudicator = Adjudicator::new(domain);
         let key = SecretKey::derive(Scheme::Ed25519, &[1; 32], "key");

@@ -5,12 +5,25 @@
 //! An order with an *intent* is guarded besides: while a flight with that intent is in the air, and as long as it is
 //! remembered that one arrived, sending it again joins that flight instead of starting another.
 //!
-//! A caller who stops waiting ([`Outcome::Unknown`]) does not stop the flight. Nonces of a process that died are not
-//! remembered: after a start, owners look at the ledger before they send again what must not happen twice (deposits;
-//! everything else is made harmless by the contract).
+//! A caller who stops waiting ([`Outcome::Unknown`]) does not stop the flight; only [`Submitter::ground`] does, or the
+//! end of the process.
+//!
+//! What flew when a process died is remembered by nobody here. It may still arrive, or never. Whether its owner may send
+//! it again without looking is a matter of what it does:
+//!
+//! - *settle* carries a `seq` that must be above the account's: the second one is refused, and totals are absolute.
+//! - *respond* raises proven totals to what the evidence says: the second time it raises nothing.
+//! - *startClose* is refused when the account is closing, and the deadline of the first stays.
+//! - *finalize* is refused when the account is final; what it pays follows from the books, not from the call.
+//! - *claim* pays what waits in the vault: the second time nothing.
+//! - *open* opens a channel once, but what comes with it is a deposit.
+//! - **A deposit adds.** Sent twice it is there twice. Its owner gives the order a [`Herald`], writes down the nonce that
+//!   it is told before anything leaves, and decides nothing new until that nonce is used up, by the deposit or by
+//!   something else ([`Order::at_nonce`]): then the ledger says which, for ever.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -86,7 +99,18 @@ pub struct Order {
     pub urgency: Urgency,
     /// How long the caller waits.
     pub patience: Duration,
+    /// Hears of each nonce before anything is sent with it.
+    pub herald: Option<Herald>,
+    /// The nonce to use, whatever a node says.
+    pub nonce: Option<u64>,
 }
+
+/// Hears which nonce an order takes, before anything is sent with it. Nothing is sent until it is through, and nothing
+/// at all if it fails.
+#[derive(Clone)]
+pub struct Herald(Arc<HeraldFn>);
+
+type HeraldFn = dyn Fn(u64) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> + Send + Sync;
 
 /// What became of an order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,6 +147,7 @@ struct Inner {
     guard: Mutex<Guard>,
     /// What each flight in the air has sent.
     aloft: Mutex<Vec<TxHashes>>,
+    grounded: watch::Sender<bool>,
 }
 
 type TxHashes = Arc<Mutex<Vec<TxHash>>>;
@@ -230,7 +255,8 @@ impl SubmitterConfig {
 impl Order {
     /// An order for any key, unguarded, of normal urgency, with two minutes of patience.
     pub fn new(call: Call) -> Self {
-        Order { call, from: None, intent: None, urgency: Urgency::Normal, patience: Duration::from_secs(120) }
+        let (urgency, patience) = (Urgency::Normal, Duration::from_secs(120));
+        Order { call, from: None, intent: None, urgency, patience, herald: None, nonce: None }
     }
 
     /// The key that must send it.
@@ -251,6 +277,26 @@ impl Order {
     /// How long to wait.
     pub fn patience(self, patience: Duration) -> Self {
         Order { patience, ..self }
+    }
+
+    /// Who hears of the nonce first.
+    pub fn herald(self, herald: Herald) -> Self {
+        Order { herald: Some(herald), ..self }
+    }
+
+    /// Takes the place of whatever has that nonce and is in no block yet. It pays more and more until one of the two is.
+    pub fn at_nonce(self, nonce: u64) -> Self {
+        Order { nonce: Some(nonce), ..self }
+    }
+}
+
+impl Herald {
+    /// One that does what the function says.
+    pub fn new<F>(hear: impl Fn(u64) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<(), String>> + Send + 'static,
+    {
+        Herald(Arc::new(move |nonce| Box::pin(hear(nonce))))
     }
 }
 
@@ -274,7 +320,14 @@ impl Submitter {
     pub fn new(chain: Chain, keys: Vec<AccountKey>, config: SubmitterConfig) -> Self {
         let lane = |key| Lane { key, nonces: tokio::sync::Mutex::default(), flights: AtomicUsize::new(0) };
         let lanes = keys.into_iter().map(lane).collect();
-        Submitter(Arc::new(Inner { chain, config, lanes, guard: Mutex::default(), aloft: Mutex::default() }))
+        let grounded = watch::Sender::new(false);
+        Submitter(Arc::new(Inner { chain, config, lanes, guard: Mutex::default(), aloft: Mutex::default(), grounded }))
+    }
+
+    /// Ends all flights, of this value and its clones, where they are: as the end of the process would. Nothing is sent
+    /// from here on.
+    pub fn ground(&self) {
+        self.0.grounded.send_replace(true);
     }
 
     /// The chain that it sends to.
@@ -285,6 +338,12 @@ impl Submitter {
     /// The addresses that it sends from.
     pub fn addresses(&self) -> Vec<Address> {
         self.0.lanes.iter().map(|lane| lane.key.address()).collect()
+    }
+
+    /// Whether nothing that an address sent may still be sent again by itself.
+    pub fn is_idle(&self, address: Address) -> bool {
+        let lanes = self.0.lanes.iter().filter(|lane| lane.key.address() == address);
+        lanes.map(|lane| lane.flights.load(Ordering::Relaxed)).sum::<usize>() == 0
     }
 
     /// Coins that each key has for gas.
@@ -379,9 +438,18 @@ struct Pilot {
 
 impl Pilot {
     async fn fly(mut self) {
-        match self.take_off().await {
-            Ok(envelope) => self.stay_aloft(envelope).await,
-            Err(outcome) => self.deliver(outcome),
+        let inner = self.inner.clone();
+        let mut grounded = inner.grounded.subscribe();
+        let flight = async {
+            match self.take_off().await {
+                Ok(envelope) => self.stay_aloft(envelope).await,
+                Err(outcome) => self.deliver(outcome),
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = grounded.wait_for(|grounded| *grounded) => return,
+            () = flight => {}
         }
         self.lane().flights.fetch_sub(1, Ordering::Relaxed);
         locked(&self.inner.aloft).retain(|hashes| !Arc::ptr_eq(hashes, &self.tx_hashes));
@@ -414,6 +482,9 @@ impl Pilot {
         let inner = self.inner.clone();
         let mut nonces = inner.lanes[self.lane].nonces.lock().await;
         let mut last = String::new();
+        if let Some(nonce) = self.order.nonce {
+            return self.take_place(Envelope { nonce, gas_limit, tip_wei, fee_max_wei }).await;
+        }
         for _ in 0..NONCE_ATTEMPTS {
             let alone = inner.lanes[self.lane].flights.load(Ordering::Relaxed) <= 1;
             let nonce = match nonces.next.filter(|_| !alone) {
@@ -421,6 +492,7 @@ impl Pilot {
                 None => inner.chain.nonce(from).await.map_err(|error| not_sent(error.to_string()))?,
             };
             let envelope = Envelope { nonce, gas_limit, tip_wei, fee_max_wei };
+            self.announce(nonce).await?;
             match self.send(&envelope).await {
                 Ok(()) => {
                     nonces.next = Some(nonce.saturating_add(1));
@@ -447,6 +519,27 @@ impl Pilot {
             }
         }
         Err(not_sent(format!("no free nonce after {NONCE_ATTEMPTS} attempts: {last}")))
+    }
+
+    /// Sends at a nonce that something else may have. A node that says so keeps that until more is paid.
+    async fn take_place(&mut self, envelope: Envelope) -> Result<Envelope, Outcome> {
+        self.announce(envelope.nonce).await?;
+        match self.send(&envelope).await {
+            Err(BroadcastError::Rejected(why))
+                if !is_known(&why) && !is_below_base_fee(&why) && !is_nonce_taken(&why) =>
+            {
+                locked(&self.tx_hashes).pop();
+                Err(Outcome::NotSent { why })
+            }
+            Ok(()) | Err(BroadcastError::Rejected(_) | BroadcastError::Unanswered(_)) => Ok(envelope),
+        }
+    }
+
+    async fn announce(&self, nonce: u64) -> Result<(), Outcome> {
+        match &self.order.herald {
+            Some(herald) => (herald.0)(nonce).await.map_err(|why| Outcome::NotSent { why }),
+            None => Ok(()),
+        }
     }
 
     /// Waits for a receipt, sends again, raises the fee; ends when the nonce is used up for good.
@@ -509,6 +602,10 @@ impl Pilot {
             Err(BroadcastError::Unanswered(error)) => {
                 tracing::warn!(%error, nonce = next.nonce, "the node did not answer; the transaction is sent again until it is known");
                 *envelope = next;
+            }
+            // It belongs to somebody else: outbid by steps of our own.
+            Err(BroadcastError::Rejected(why)) if self.order.nonce.is_some() && is_nonce_taken(&why) => {
+                *envelope = next
             }
             Err(BroadcastError::Rejected(why)) => {
                 tracing::debug!(nonce = next.nonce, why, "the node keeps the transaction that it has");
@@ -629,6 +726,12 @@ impl Guard {
 impl fmt::Debug for AccountKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "secret of {}", self.address())
+    }
+}
+
+impl fmt::Debug for Herald {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a herald")
     }
 }
 
@@ -787,6 +890,54 @@ mod tests {
         until(&node, |state| state.sent.len() >= 2).await;
         node.with(|state| state.foreign_transaction());
         assert!(matches!(flight.await, Ok(Outcome::NotSent { .. })));
+    }
+
+    #[tokio::test]
+    async fn nothing_leaves_before_the_herald_is_through() {
+        let node = FakeNode::new();
+        let submitter = submitter(&node, 0);
+        let deaf = Herald::new(|_| async { Err("the disk is full".to_owned()) });
+        let outcome = submitter.submit(order(1).herald(deaf)).await;
+        assert!(matches!(&outcome, Outcome::NotSent { why } if why.contains("disk")), "{outcome:?}");
+        assert_eq!(node.with(|state| state.sent.len()), 0);
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let herald = {
+            let (node, heard) = (node.clone(), heard.clone());
+            Herald::new(move |nonce| {
+                locked(&heard).push((nonce, node.with(|state| state.sent.len())));
+                async { Ok(()) }
+            })
+        };
+        for _ in 0..2 {
+            submitter.submit(order(1).herald(herald.clone())).await.mined().expect("sent");
+        }
+        assert_eq!(*locked(&heard), [(0, 0), (1, 1)], "nonce and transactions sent before");
+    }
+
+    #[tokio::test]
+    async fn a_grounded_submitter_sends_nothing_and_another_takes_the_place_of_what_it_sent() {
+        let node = FakeNode::new();
+        node.with(|state| state.automine = false);
+        let dead = submitter(&node, 0);
+        let flight = tokio::spawn({
+            let dead = dead.clone();
+            async move { dead.submit(order(1)).await }
+        });
+        until(&node, |state| state.sent.len() >= 2).await;
+        dead.ground();
+        assert!(matches!(flight.await, Ok(Outcome::Unknown { .. })));
+        let sent = node.with(|state| state.sent.len());
+        assert_eq!(dead.submit(order(2)).await, Outcome::Unknown { tx_hashes: Vec::new() });
+        assert_eq!(node.with(|state| state.sent.len()), sent);
+
+        let next = submitter(&node, 0);
+        let instead = tokio::spawn(async move { next.submit(order(3).at_nonce(0)).await });
+        until(&node, |state| state.sent.len() > sent).await;
+        node.with(|state| state.mine());
+        let mined = instead.await.expect("no panic").mined().expect("it paid more");
+        assert!(
+            node.with(|state| state.sent[sent..].iter().any(|(nonce, hash, _)| (*nonce, *hash) == (0, mined.tx_hash)))
+        );
     }
 
     #[tokio::test]

@@ -2,7 +2,8 @@
 //!
 //! - The *follower* turns events into absolute totals and feeds them to the books together with its own position, in
 //!   one record. Deposits count when confirmed; withdrawals, status, deadline and proven totals when seen.
-//! - *Funding* deposits the collateral that payees lack, in batches.
+//! - *Funding* deposits the collateral that payees lack, in batches, and keeps at it until it is there; once, also where a
+//!   run ends with a deposit on its way.
 //! - The *poster* posts settlements that both parties signed, also those that an earlier run left behind or that a
 //!   reorganisation took out of the chain.
 //! - The *tower* answers every close with everything that the hub holds, of both directions, and finalizes.
@@ -18,14 +19,14 @@ use std::time::{Duration, Instant};
 use alloy_primitives::{Address, B256, Bytes, TxHash, U256};
 use dispute::adjudicator::Status as LedgerStatus;
 use dispute::cursor::{CursorState, Item, Step, Update, follow};
-use dispute::settlement;
-use dispute::submitter::{Order, Outcome, Submitter, Urgency};
+use dispute::settlement::{self, Packed};
+use dispute::submitter::{Herald, Order, Outcome, Submitter, Urgency};
 use dispute::watchtower::{Alarm, Save, Tower, TowerHandle, TowerHost, run_tower, tower_channel};
 use dispute::{
     Call, Chain, ChainError, Claim, CloseOrder, EventKind, FundOrder, LedgerBooks, LedgerEvent, SettleOrder,
 };
 use futures::StreamExt;
-use proto::account::{Status, Totals};
+use proto::account::{Status, Totals, clamp};
 use proto::books::{LedgerUpdate, Want};
 use proto::typed::{ChannelTerms, Settlement};
 use proto::wire::{self, v1};
@@ -98,7 +99,11 @@ impl LedgerTasks {
     /// Runs everything until the hub ends.
     pub(crate) async fn run(self) {
         let LedgerTasks { core, chain, submitter, account, start_block, poll, agreed } = self;
-        let Ok(position) = position(&core, start_block).await else { return };
+        let Ok(noted) = core.query(|books| books.cursor().clone()).await else { return };
+        let noted = Noted::read(&noted, start_block);
+        let position = noted.cursor.clone();
+        let _grounded = Grounded(submitter.clone());
+        let (place, earlier) = (Arc::new(Place(tokio::sync::Mutex::new(noted))), Arc::<Earlier>::default());
         let domain = core.domain;
         let (tower, requests) = tower_channel();
         let (claims, claimable) = mpsc::channel(CLAIMS_MAX);
@@ -115,12 +120,27 @@ impl LedgerTasks {
             reverted,
             account,
             stored_at: 0,
-            stored: Bytes::new(),
+            place: place.clone(),
         };
-        let funding = Funding { core: core.clone(), chain: chain.clone(), submitter: submitter.clone(), account };
+        let funding = Funding {
+            core: core.clone(),
+            chain: chain.clone(),
+            submitter: submitter.clone(),
+            account,
+            place: place.clone(),
+            earlier: earlier.clone(),
+            poll,
+            approved: BTreeSet::new(),
+            pending: BTreeMap::new(),
+            later: BTreeMap::new(),
+            taken: BTreeSet::new(),
+            empty: (0, Instant::now()),
+        };
         let poster = Poster {
             core: core.clone(),
             submitter: submitter.clone(),
+            place,
+            earlier,
             waiting: Vec::new(),
             loose: BTreeSet::new(),
             posted: BTreeMap::new(),
@@ -129,7 +149,7 @@ impl LedgerTasks {
         tokio::select! {
             () = ended.cancelled() => {}
             _ = follower.run(position, poll) => {}
-            _ = funding.run(poll) => {}
+            _ = funding.run() => {}
             _ = poster.run(agreed, taken_back) => {}
             _ = collect(core.clone(), submitter, account, claimable) => {}
             stopped = watching => core.alarm(format!("{stopped}")),
@@ -137,28 +157,96 @@ impl LedgerTasks {
     }
 }
 
-/// Where the follower stopped, by the books.
-async fn position(core: &Core, start_block: u64) -> Result<CursorState, Ended> {
-    let bytes = core.query(|books| books.cursor().clone()).await?;
-    let stored = postcard::from_bytes(&bytes).ok();
-    Ok(stored.unwrap_or_else(|| CursorState::from_block(start_block)))
+/// Where the follower stopped, and the nonce below which the hub's account has sent deposits: together one value in the
+/// books, so that a start finds both.
+struct Place(tokio::sync::Mutex<Noted>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Noted {
+    cursor: CursorState,
+    is_stored: bool,
+    nonces: u64,
+}
+
+impl Noted {
+    /// Reads what the books keep.
+    fn read(bytes: &[u8], start_block: u64) -> Noted {
+        let noted = postcard::take_from_bytes::<CursorState>(bytes).ok().map(|(cursor, rest)| {
+            // Stores of before had no nonce.
+            let nonces = postcard::from_bytes(rest).unwrap_or_default();
+            Noted { cursor, is_stored: true, nonces }
+        });
+        noted.unwrap_or_else(|| Noted { cursor: CursorState::from_block(start_block), is_stored: false, nonces: 0 })
+    }
+
+    fn bytes(&self) -> Bytes {
+        if !self.is_stored && self.nonces == 0 {
+            return Bytes::new();
+        }
+        let write = |noted: Result<Vec<u8>, postcard::Error>| noted.expect("memory takes whatever is written to it");
+        let mut bytes = write(postcard::to_stdvec(&self.cursor));
+        bytes.extend(write(postcard::to_stdvec(&self.nonces)));
+        bytes.into()
+    }
+}
+
+impl Place {
+    async fn nonces(&self) -> u64 {
+        self.0.lock().await.nonces
+    }
+
+    /// Writes each nonce down before anything is sent with it.
+    fn herald(self: &Arc<Self>, core: Arc<Core>) -> Herald {
+        let place = self.clone();
+        Herald::new(move |nonce| {
+            let (place, core) = (place.clone(), core.clone());
+            async move {
+                let mut noted = place.0.lock().await;
+                noted.nonces = noted.nonces.max(nonce.saturating_add(1));
+                let update = LedgerUpdate { cursor: noted.bytes(), ..LedgerUpdate::default() };
+                tell(&core, update).await.map_err(|ended| ended.to_string())
+            }
+        })
+    }
+}
+
+/// What an earlier run sent is over: waited for once, by whoever comes first.
+#[derive(Default)]
+struct Earlier(tokio::sync::OnceCell<()>);
+
+impl Earlier {
+    async fn are_over(&self, core: &Core, submitter: &Submitter, place: &Place) {
+        self.0.get_or_init(|| earlier_transactions_are_over(core, submitter, place.nonces())).await;
+    }
 }
 
 /// Waits until nothing that an earlier run sent is still on its way to a block: what it holds cannot be seen on the ledger
-/// yet, and would be sent a second time. A transaction that pays too little may hang there for ever, so that the wait ends.
-async fn earlier_transactions_are_over(core: &Core, submitter: &Submitter) {
-    let since = Instant::now();
-    for address in submitter.addresses() {
+/// yet, and would be sent a second time. Something empty takes the place of a transaction that the node does not know, or
+/// that pays too little for too long: it would hang there for ever, and everything after it.
+async fn earlier_transactions_are_over(core: &Core, submitter: &Submitter, nonces: impl Future<Output = u64>) {
+    let nonces = nonces.await;
+    for (i, address) in submitter.addresses().into_iter().enumerate() {
+        // Only the hub's own account, the first one, deposits.
+        let nonces = if i == 0 { nonces } else { 0 };
+        let mut since = (Instant::now(), 0);
         loop {
             let chain = submitter.chain();
             match (chain.nonce_mined(address).await, chain.nonce(address).await) {
-                (Ok(mined), Ok(sent)) if sent <= mined => break,
-                (Ok(mined), Ok(sent)) if since.elapsed() >= EARLIER_PATIENCE => {
-                    let waiting = sent.saturating_sub(mined);
-                    core.alarm(format!("{waiting} transactions of {address} are in no block yet; replace them"));
-                    break;
+                (Ok(mined), Ok(sent)) if mined >= sent.max(nonces) => break,
+                (Ok(mined), Ok(sent)) => {
+                    if since.1 != mined {
+                        since = (Instant::now(), mined);
+                    }
+                    if sent <= mined || since.0.elapsed() >= EARLIER_PATIENCE {
+                        core.alarm(format!(
+                            "transaction {mined} of {address} is in no block; an empty one takes its place"
+                        ));
+                        // Where none waits, whatever else comes meanwhile is as good: it need not be outbid.
+                        let urgency = if sent <= mined { Urgency::Normal } else { Urgency::Urgent };
+                        let outcome = submitter.submit(empty(address, mined).urgency(urgency)).await;
+                        tracing::info!(?outcome, nonce = mined, "an empty transaction");
+                    }
                 }
-                (Ok(_), Ok(_)) => {}
                 (Err(error), _) | (_, Err(error)) => {
                     core.alarm(format!("the nonce of {address} cannot be read from the ledger: {error}"));
                 }
@@ -166,6 +254,27 @@ async fn earlier_transactions_are_over(core: &Core, submitter: &Submitter) {
             tokio::time::sleep(PAUSE).await;
         }
     }
+}
+
+/// A transaction that does nothing but use up a nonce.
+fn empty(address: Address, nonce: u64) -> Order {
+    Order::new(Call::of(address, U256::ZERO, Bytes::new())).from(address).at_nonce(nonce)
+}
+
+/// Ends what flies when the ledger's tasks end, for whatever reason: another hub may start on the same keys.
+struct Grounded(Submitter);
+
+impl Drop for Grounded {
+    fn drop(&mut self) {
+        self.0.ground();
+    }
+}
+
+/// Feeds the books; back when it is durable.
+async fn tell(core: &Core, update: LedgerUpdate) -> Result<(), Ended> {
+    let (done, durable) = oneshot::channel();
+    core.send(Command::Ledger { update, done }).await?;
+    core.answered(durable).await
 }
 
 // ---- following -----------------------------------------------------------------------------------------------------
@@ -178,12 +287,11 @@ struct Follower {
     reverted: mpsc::UnboundedSender<AccountId>,
     account: Address,
     stored_at: u64,
-    stored: Bytes,
+    place: Arc<Place>,
 }
 
 impl Follower {
     async fn run(mut self, position: CursorState, poll: Duration) -> Result<(), Ended> {
-        self.stored = self.core.query(|books| books.cursor().clone()).await?;
         self.stored_at = position.tip().map_or(0, |tip| tip.number);
         self.watch_closing().await?;
         let updates = follow(self.chain.clone(), position, poll);
@@ -233,17 +341,19 @@ impl Follower {
         }
         let closing: Vec<AccountId> =
             totals.iter().filter(|(_, t)| t.status == Status::Closing).map(|(id, _)| *id).collect();
-        let before = self.stored.clone();
-        if moved {
-            let bytes = postcard::to_stdvec(&step.state).expect("memory takes whatever is written to it");
-            self.stored_at = step.head.number;
-            self.stored = bytes.into();
-        }
-        update.cursor = self.stored.clone();
         update.totals = totals.into_iter().collect();
-        for part in parts(update, before) {
-            self.tell(part).await?;
+        // Held until the last part is durable: nobody else stores a position that is ahead of its totals.
+        let mut noted = self.place.0.lock().await;
+        let before = noted.bytes();
+        if moved {
+            self.stored_at = step.head.number;
+            (noted.cursor, noted.is_stored) = (step.state.clone(), true);
         }
+        update.cursor = noted.bytes();
+        for part in parts(update, before) {
+            tell(&self.core, part).await?;
+        }
+        drop(noted);
         for account in reverted {
             // The poster is gone only when the hub ends.
             let _ = self.reverted.send(account);
@@ -252,12 +362,6 @@ impl Follower {
             self.watch(account).await?;
         }
         Ok(())
-    }
-
-    async fn tell(&self, update: LedgerUpdate) -> Result<(), Ended> {
-        let (done, durable) = oneshot::channel();
-        self.core.send(Command::Ledger { update, done }).await?;
-        self.core.answered(durable).await
     }
 
     /// The totals of the accounts of a step as the books have them. An account that is new to them begins with what was
@@ -448,193 +552,272 @@ fn status_of(status: LedgerStatus) -> Status {
 
 // ---- funding -------------------------------------------------------------------------------------------------------
 
-/// How long a deposit that was sent is waited for before the account is looked at afresh: it was dropped by then.
-const FUNDING_PATIENCE: Duration = Duration::from_secs(1800);
+/// Longest pause before a deposit that failed is tried again, in looks at the ledger: half a minute at the usual pace.
+const FUND_PAUSE_POLLS_MAX: u32 = 64;
 
-/// How often a node that does not answer is asked before a deposit is left for the next time that it is needed.
-const FUND_ATTEMPTS: u32 = 10;
-
-/// Deposits on their way, by the total that they lead to and when they were sent.
-type Pending = BTreeMap<AccountId, (Amount, Instant)>;
-
+/// Deposits what payees lack: once, whatever happens on the way.
+///
+/// A deposit that is sent twice is there twice, so that nothing is sent to an account as long as an earlier deposit may
+/// still arrive. That is known by its nonce: written down before anything is sent with it, and over when it is used up in
+/// a block that the books have confirmed. Then their totals say what became of it.
+///
+/// What lacks stays wanted until the books say that it does not, with longer and longer pauses where it fails.
 struct Funding {
     core: Arc<Core>,
     chain: Chain,
     submitter: Submitter,
     account: Address,
+    place: Arc<Place>,
+    earlier: Arc<Earlier>,
+    poll: Duration,
+    approved: BTreeSet<Asset>,
+    /// Accounts that a deposit may be on its way to.
+    pending: BTreeMap<AccountId, Sent>,
+    /// What is looked at again, each at its time.
+    later: BTreeMap<AccountId, Later>,
+    /// Everything that the books count as being funded, whatever became of it.
+    taken: BTreeSet<AccountId>,
+    /// Empty transactions that failed in a row, and when the next may be sent.
+    empty: (u32, Instant),
+}
+
+/// Something that was sent with nonces below `nonces`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Sent {
+    nonces: u64,
+    /// The head when these nonces were first seen used up.
+    used_at: Option<u64>,
+}
+
+struct Later {
+    needed: Amount,
+    tries: u32,
+    at: Instant,
+}
+
+/// A deposit to make.
+struct Deposit {
+    account: AccountId,
+    order: FundOrder,
+    /// The hub's deposits by the books.
+    deposited: Amount,
+    /// The net that the hub is to have then.
+    needed: Amount,
+}
+
+impl Sent {
+    /// Whether it has arrived for good or never will: its nonces are used up by what the books have confirmed.
+    fn is_over(&mut self, nonces_mined: u64, head: u64, confirmed: u64) -> bool {
+        if nonces_mined < self.nonces {
+            // Not yet, or a reorganisation took it back.
+            self.used_at = None;
+            return false;
+        }
+        *self.used_at.get_or_insert(head) <= confirmed
+    }
 }
 
 impl Funding {
-    async fn run(self, poll: Duration) -> Result<(), Ended> {
-        earlier_transactions_are_over(&self.core, &self.submitter).await;
-        let mut approved = BTreeSet::new();
-        let mut ticks = tokio::time::interval(poll);
+    async fn run(mut self) -> Result<(), Ended> {
+        self.earlier.are_over(&self.core, &self.submitter, &self.place).await;
+        let mut ticks = tokio::time::interval(self.poll);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        // Deposits that were mined and are not confirmed yet, by the total that they lead to.
-        let mut pending = Pending::new();
-        // Everything that the books count as being funded, whatever became of it.
-        let mut taken: BTreeSet<AccountId> = BTreeSet::new();
+        // Of an earlier run nobody knows to whom it sent.
+        let mut earlier = BTreeMap::from([((), Sent { nonces: self.place.nonces().await, used_at: None })]);
+        while !earlier.is_empty() {
+            ticks.tick().await;
+            self.forget_what_is_over(&mut earlier).await?;
+        }
         loop {
             ticks.tick().await;
-            let asked = std::mem::take(&mut pending);
-            let tried = std::mem::take(&mut taken);
-            let found = self.core.query(move |books| {
-                let deposited = |id| books.account(id).map(|a| a.ledger.hub_deposit).unwrap_or_default();
-                let waits = |id, total, since: Instant| deposited(id) < total && since.elapsed() < FUNDING_PATIENCE;
-                let open: Pending =
-                    asked.into_iter().filter(|(id, (total, since))| waits(*id, *total, *since)).collect();
-                books.funding_ended(tried.into_iter().filter(|id| !open.contains_key(id)));
-                let wants = books.take_wants();
-                let books = &*books;
-                let deposited = |id| books.account(id).map(|a| a.ledger.hub_deposit).unwrap_or_default();
-                let terms = |want: Want| {
-                    let terms = books.channel(want.account.channel)?.terms.clone();
-                    let max = books.policy().asset(want.account.asset)?.inbound_max;
-                    Some((want, terms, max, deposited(want.account)))
-                };
-                (open, wants.into_iter().filter_map(terms).collect::<Vec<_>>())
-            });
-            let (open, wants) = found.await?;
-            pending = open;
-            taken.extend(pending.keys());
-            taken.extend(wants.iter().map(|(want, ..)| want.account));
-            let mut orders: BTreeMap<Asset, Vec<(FundOrder, Amount)>> = BTreeMap::new();
-            for (want, terms, max, deposited) in wants {
-                // An account whose deposit is under way is looked at again when that is confirmed.
-                let amount = want.amount.min(max);
-                if pending.contains_key(&want.account) || amount.is_zero() {
-                    continue;
-                }
-                let order = FundOrder { terms, asset: want.account.asset, side: Side::Hub, amount };
-                orders.entry(want.account.asset).or_default().push((order, deposited));
+            let mut pending = std::mem::take(&mut self.pending);
+            let looked = self.forget_what_is_over(&mut pending).await;
+            self.pending = pending;
+            looked?;
+            let mut by_asset: BTreeMap<Asset, Vec<Deposit>> = BTreeMap::new();
+            for deposit in self.wanted().await? {
+                by_asset.entry(deposit.account.asset).or_default().push(deposit);
             }
-            for (asset, orders) in orders {
-                if !self.approve(asset, &mut approved).await {
-                    continue;
-                }
-                self.fund(asset, orders, &mut pending).await;
+            for (asset, deposits) in by_asset {
+                self.fund(asset, deposits).await;
             }
+        }
+    }
+
+    /// Drops what has arrived for good, or never will.
+    async fn forget_what_is_over<K: Ord>(&mut self, sent: &mut BTreeMap<K, Sent>) -> Result<(), Ended> {
+        let Some(nonces) = sent.values().map(|sent| sent.nonces).max() else { return Ok(()) };
+        let (confirmed, _) = self.core.query(|books| books.confirmed()).await?;
+        // The head is read after the nonce: whatever used that up is in no later block.
+        let read =
+            async { Ok::<_, ChainError>((self.chain.nonce_mined(self.account).await?, self.chain.head().await?)) };
+        match read.await {
+            Ok((mined, head)) => {
+                sent.retain(|_, sent| !sent.is_over(mined, head.number, confirmed));
+                if mined < nonces {
+                    self.use_up(mined).await;
+                }
+            }
+            Err(error) => self.core.alarm(format!("deposits cannot be followed on the ledger: {error}")),
+        }
+        Ok(())
+    }
+
+    /// Uses up a nonce that was meant for a deposit, of which no node knows.
+    async fn use_up(&mut self, nonce: u64) {
+        let (tries, at) = self.empty;
+        if !self.submitter.is_idle(self.account) || at > Instant::now() {
+            return;
+        }
+        match self.chain.nonce(self.account).await {
+            Ok(known) if known <= nonce => {}
+            Ok(_) | Err(_) => return,
+        }
+        let outcome = self.submitter.submit(empty(self.account, nonce)).await;
+        let tries = if matches!(outcome, Outcome::NotSent { .. }) { tries.saturating_add(1) } else { 0 };
+        self.empty = (tries, Instant::now() + self.pause(tries));
+    }
+
+    /// Longer after each failure.
+    fn pause(&self, tries: u32) -> Duration {
+        self.poll.saturating_mul(1u32.checked_shl(tries).unwrap_or(u32::MAX).min(FUND_PAUSE_POLLS_MAX))
+    }
+
+    /// What the books want now, without what is under way or waits for its time.
+    async fn wanted(&mut self) -> Result<Vec<Deposit>, Ended> {
+        let now = Instant::now();
+        let due = self.later.iter().filter(|(id, later)| later.at <= now && !self.pending.contains_key(id));
+        let due: BTreeMap<AccountId, Amount> = due.map(|(id, later)| (*id, later.needed)).collect();
+        let ended: Vec<AccountId> =
+            std::mem::take(&mut self.taken).into_iter().filter(|id| !self.pending.contains_key(id)).collect();
+        let again = due.clone();
+        let found = self.core.query(move |books| {
+            books.funding_ended(ended);
+            again.into_iter().for_each(|(id, needed)| books.want(id, needed));
+            let wants = books.take_wants();
+            let books = &*books;
+            let deposit = |Want { account, amount }: Want| {
+                let terms = books.channel(account.channel)?.terms.clone();
+                let amount = amount.min(books.policy().asset(account.asset)?.inbound_max);
+                let known = books.account(account);
+                let deposited = known.map(|a| a.ledger.hub_deposit).unwrap_or_default();
+                let net = known.map(|a| clamp(a.hub_net())).unwrap_or_default();
+                let order = FundOrder { terms, asset: account.asset, side: Side::Hub, amount };
+                Some(Deposit { account, order, deposited, needed: net.saturating_add(amount) })
+            };
+            wants.into_iter().filter_map(deposit).collect::<Vec<_>>()
+        });
+        let wants = found.await?;
+        self.taken.extend(self.pending.keys());
+        self.taken.extend(wants.iter().map(|want| want.account));
+        // What was due and is not wanted any more is settled; what is tried counts its failures on.
+        self.later.retain(|id, _| !due.contains_key(id) || wants.iter().any(|want| want.account == *id));
+        let (now, waits): (Vec<Deposit>, Vec<Deposit>) = wants.into_iter().partition(|want| {
+            !self.pending.contains_key(&want.account)
+                && self.later.get(&want.account).is_none_or(|_| due.contains_key(&want.account))
+        });
+        for want in waits {
+            let later =
+                self.later.entry(want.account).or_insert(Later { needed: Amount::ZERO, tries: 0, at: Instant::now() });
+            later.needed = later.needed.max(want.needed);
+        }
+        Ok(now.into_iter().filter(|deposit| !deposit.order.amount.is_zero()).collect())
+    }
+
+    /// Tries again later, after a pause that grows with each failure.
+    fn put_off(&mut self, deposits: impl IntoIterator<Item = (AccountId, Amount)>) {
+        for (account, needed) in deposits {
+            let tries = self.later.get(&account).map_or(0, |later| later.tries);
+            let at = Instant::now() + self.pause(tries);
+            self.later.insert(account, Later { needed, tries: tries.saturating_add(1), at });
         }
     }
 
     /// Lets the contract take the hub's tokens: once, for everything.
-    async fn approve(&self, asset: Asset, approved: &mut BTreeSet<Asset>) -> bool {
-        if asset == NATIVE || approved.contains(&asset) {
-            return true;
+    async fn approve(&mut self, asset: Asset) -> Result<(), String> {
+        if asset == NATIVE || self.approved.contains(&asset) {
+            return Ok(());
         }
-        for _ in 0..FUND_ATTEMPTS {
-            let enough = match self.chain.allowance(asset, self.account).await {
-                Ok(allowance) if allowance > U256::MAX / U256::from(2) => Ok(()),
-                Ok(_) => {
-                    let order = Order::new(self.chain.approve(asset, U256::MAX)).from(self.account);
-                    self.submitter.submit(order).await.mined().map(|_| ())
-                }
-                Err(error) => Err(error.to_string()),
-            };
-            match enough {
-                Ok(()) => return approved.insert(asset),
-                Err(why) => self.core.alarm(format!("the contract may not take the hub's tokens {asset}: {why}")),
-            }
-            tokio::time::sleep(PAUSE).await;
+        let allowance = self.chain.allowance(asset, self.account).await.map_err(|e| e.to_string())?;
+        if allowance <= U256::MAX / U256::from(2) {
+            let order = Order::new(self.chain.approve(asset, U256::MAX)).from(self.account);
+            self.submitter.submit(order).await.mined()?;
         }
-        false
+        self.approved.insert(asset);
+        Ok(())
     }
 
-    async fn fund(&self, asset: Asset, orders: Vec<(FundOrder, Amount)>, pending: &mut Pending) {
-        let now = Instant::now();
-        let mut left = match self.balance(asset).await {
-            Ok(balance) => balance,
-            Err(error) => return self.core.alarm(format!("the hub's balance cannot be read: {error}")),
+    async fn fund(&mut self, asset: Asset, deposits: Vec<Deposit>) {
+        let needed: BTreeMap<AccountId, Amount> = deposits.iter().map(|d| (d.account, d.needed)).collect();
+        let ready = match self.approve(asset).await {
+            Ok(()) => self.chain.balance(asset, self.account).await.map_err(|e| e.to_string()),
+            Err(why) => Err(format!("the contract may not take the hub's tokens {asset}: {why}")),
         };
-        let mut totals = BTreeMap::new();
-        let mut affordable = Vec::new();
-        for (order, deposited) in orders {
-            let account = AccountId { channel: self.core.domain.channel_id(&order.terms), asset };
-            // An earlier run may have sent a deposit that is on the ledger and not confirmed: one is enough.
-            match self.hub_deposit(account).await {
-                Some(there) if there > deposited => {
-                    pending.insert(account, (there, now));
-                    continue;
-                }
-                Some(_) => {}
-                None => continue,
+        let mut left = match ready {
+            Ok(balance) => balance,
+            Err(why) => {
+                self.core.alarm(format!("payees cannot be funded, which is tried again: {why}"));
+                return self.put_off(needed);
             }
+        };
+        let mut orders = Vec::new();
+        for Deposit { account, order, deposited, needed } in deposits {
             let amount = U256::from(order.amount.get());
-            if amount > left {
-                self.core.alarm(format!(
+            let refused = match self.chain.books(&account).await {
+                // Somebody else deposited for the hub, and it is not confirmed yet.
+                Ok(books) if books.hub_deposit > deposited => Some(None),
+                Ok(_) if amount > left => Some(Some(format!(
                     "the hub account {} lacks {asset} to fund payees; send more of it there",
                     self.account
-                ));
-                continue;
+                ))),
+                Ok(_) => None,
+                Err(error) => Some(Some(format!("{account} cannot be read from the ledger: {error}"))),
+            };
+            match refused {
+                None => {
+                    left = left.saturating_sub(amount);
+                    orders.push(order);
+                }
+                Some(why) => {
+                    why.into_iter().for_each(|why| self.core.alarm(why));
+                    self.put_off([(account, needed)]);
+                }
             }
-            left = left.saturating_sub(amount);
-            totals.insert(account, deposited.saturating_add(order.amount));
-            affordable.push(order);
         }
-        for packed in settlement::fund(self.chain.adjudicator(), affordable) {
-            let accounts: Vec<AccountId> = packed
-                .orders
-                .iter()
-                .map(|order| AccountId { channel: self.core.domain.channel_id(&order.terms), asset })
-                .collect();
-            match self.send(packed.call).await {
-                Outcome::Mined(mined) => {
-                    let refused: BTreeMap<usize, String> =
-                        settlement::refused(&mined.events).map(|(i, refusal)| (i, refusal.to_string())).collect();
-                    for (i, account) in accounts.iter().enumerate() {
-                        match refused.get(&i) {
-                            Some(why) => self.core.alarm(format!("the deposit for {account} was refused: {why}")),
-                            None => {
-                                pending.extend(totals.get(account).map(|total| (*account, (*total, now))));
-                            }
-                        }
-                    }
-                }
-                unknown @ Outcome::Unknown { .. } => {
-                    // It may still be mined: until it is, or long after, nothing more is sent to these accounts.
-                    pending.extend(accounts.iter().filter_map(|a| Some((*a, (*totals.get(a)?, now)))));
-                    self.core.alarm(format!("a batch of deposits is in no block yet: {}", why(unknown)));
-                }
-                other => self.core.alarm(format!("a batch of deposits failed: {}", why(other))),
-            }
+        for packed in settlement::fund(self.chain.adjudicator(), orders) {
+            self.send(packed, &needed).await;
         }
     }
 
-    /// Sends a batch of deposits, again where nothing of it was sent: the books ask for collateral once, and a node that
-    /// does not answer is back soon.
-    async fn send(&self, call: Call) -> Outcome {
-        for _ in 1..FUND_ATTEMPTS {
-            match self.submitter.submit(Order::new(call.clone()).from(self.account)).await {
-                Outcome::NotSent { why } => {
-                    self.core.alarm(format!("a batch of deposits could not be sent: {why}"));
-                    tokio::time::sleep(PAUSE).await;
+    async fn send(&mut self, packed: Packed<FundOrder>, needed: &BTreeMap<AccountId, Amount>) {
+        let account_of =
+            |order: &FundOrder| AccountId { channel: self.core.domain.channel_id(&order.terms), asset: order.asset };
+        let accounts: Vec<AccountId> = packed.orders.iter().map(account_of).collect();
+        let before = self.place.nonces().await;
+        let herald = self.place.herald(self.core.clone());
+        let outcome = self.submitter.submit(Order::new(packed.call).from(self.account).herald(herald)).await;
+        let nonces = self.place.nonces().await;
+        // Where anything may have left it may arrive, whatever was answered.
+        if nonces > before {
+            self.pending.extend(accounts.iter().map(|id| (*id, Sent { nonces, used_at: None })));
+        }
+        let refused: BTreeMap<usize, String> = match outcome {
+            Outcome::Mined(mined) => settlement::refused(&mined.events).map(|(i, why)| (i, why.to_string())).collect(),
+            other => {
+                self.core.alarm(format!("a batch of deposits is in no block: {}", why(other)));
+                return self.put_off(accounts.iter().filter_map(|id| Some((*id, *needed.get(id)?))));
+            }
+        };
+        for (i, account) in accounts.into_iter().enumerate() {
+            match refused.get(&i) {
+                Some(why) => {
+                    self.core.alarm(format!("the deposit for {account} was refused: {why}"));
+                    self.put_off(needed.get(&account).map(|needed| (account, *needed)));
                 }
-                other => return other,
+                // Looked at once more when it is confirmed.
+                None => drop(self.later.insert(account, Later { needed: Amount::ZERO, tries: 0, at: Instant::now() })),
             }
         }
-        self.submitter.submit(Order::new(call).from(self.account)).await
-    }
-
-    async fn balance(&self, asset: Asset) -> Result<U256, ChainError> {
-        for _ in 1..FUND_ATTEMPTS {
-            match self.chain.balance(asset, self.account).await {
-                Ok(balance) => return Ok(balance),
-                Err(_) => tokio::time::sleep(PAUSE).await,
-            }
-        }
-        self.chain.balance(asset, self.account).await
-    }
-
-    /// What the hub has deposited on the ledger, confirmed or not; none if the ledger does not say.
-    async fn hub_deposit(&self, account: AccountId) -> Option<Amount> {
-        for _ in 0..FUND_ATTEMPTS {
-            match self.chain.books(&account).await {
-                Ok(books) => return Some(books.hub_deposit),
-                Err(error) => self.core.alarm(format!("{account} cannot be read from the ledger: {error}")),
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
-        None
     }
 }
 
@@ -645,6 +828,8 @@ impl Funding {
 struct Poster {
     core: Arc<Core>,
     submitter: Submitter,
+    place: Arc<Place>,
+    earlier: Arc<Earlier>,
     /// To be sent now.
     waiting: Vec<Posting>,
     /// Accounts with agreed settlements that may or may not be on the ledger: left behind by an earlier run, taken out
@@ -666,7 +851,7 @@ impl Poster {
         mut agreed: mpsc::UnboundedReceiver<(AccountId, u64)>,
         mut taken_back: mpsc::UnboundedReceiver<AccountId>,
     ) -> Result<(), Ended> {
-        earlier_transactions_are_over(&self.core, &self.submitter).await;
+        self.earlier.are_over(&self.core, &self.submitter, &self.place).await;
         self.loose.extend(self.left_behind().await?);
         loop {
             self.look_again().await?;

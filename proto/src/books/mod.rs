@@ -538,8 +538,9 @@ impl Books {
         }
     }
 
-    /// Looks at an account's collateral again, for a net of `needed`.
-    fn want(&mut self, id: AccountId, needed: Amount) {
+    /// Looks at an account's collateral again, for a net of `needed`: the next [`Books::take_wants`] names it if it lacks
+    /// some.
+    pub fn want(&mut self, id: AccountId, needed: Amount) {
         let known = self.wants.entry(id).or_default();
         *known = (*known).max(needed);
     }

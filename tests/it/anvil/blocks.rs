@@ -45,6 +45,8 @@ async fn a_response_gets_in_before_the_deadline_although_the_base_fee_jumps() {
     collateral_was_deposited_once(&town, bobs).await;
     alice.pay("bob", amount(300_000), usdh).await.expect("paid");
     town.received(&bob, 300_000).await;
+    // She holds a receipt for him, and would show it herself, at the new price.
+    alice.shutdown().await.expect("stops");
     town.stop_hub().await;
 
     town.world().rpc("evm_setAutomine", json!([false])).await;
@@ -109,6 +111,8 @@ async fn slow_blocks_and_restarts_in_the_middle_lose_nothing_and_double_nothing(
 
     // Settling: the hub dies with the settlement in no block yet.
     alice.connected(PATIENCE).await.expect("a session");
+    // He pays first, and more than he gets: else the hub might top its collateral up, rightly, after any of the restarts.
+    bob.pay("alice", amount(400_000), usdh).await.expect("paid");
     alice.pay("bob", amount(300_000), usdh).await.expect("paid");
     town.received(&bob, 300_000).await;
     let before = town.dollars(bob.account()).await;

@@ -1,4 +1,5 @@
-//! A line to a node that can be bad: it cuts, delays, and answers in the node's place, by a seeded plan.
+//! A line to a node that can be bad: it cuts, delays, and answers in the node's place, by a seeded plan; and it can keep
+//! transactions back, as a relay does.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -24,7 +25,23 @@ struct Weather {
     bad: AtomicBool,
     broken: AtomicU64,
     dice: Mutex<Dice>,
+    post: Mutex<Post>,
+    refused: AtomicU64,
 }
+
+/// What becomes of transactions.
+enum Post {
+    Passes,
+    /// They are kept; nobody hears whether they arrived.
+    Kept(Vec<(String, Vec<u8>)>),
+    /// What was kept goes to the node right before the next request of that name.
+    Before(&'static str, Vec<(String, Vec<u8>)>),
+    /// The node wants none.
+    Refused,
+}
+
+/// How a transaction is sent.
+const SEND: &str = "eth_sendRawTransaction";
 
 /// What becomes of a request.
 #[derive(Clone, Copy)]
@@ -51,6 +68,8 @@ impl Line {
             bad: AtomicBool::new(false),
             broken: AtomicU64::new(0),
             dice: Mutex::new(Dice::new(seed)),
+            post: Mutex::new(Post::Passes),
+            refused: AtomicU64::new(0),
         });
         let of_all = weather.clone();
         let task = tokio::spawn(async move {
@@ -71,6 +90,37 @@ impl Line {
         self.weather.bad.store(bad, Ordering::Release);
     }
 
+    /// From here on transactions stay on the line.
+    pub(super) fn keep_transactions(&self) {
+        *self.weather.post() = Post::Kept(Vec::new());
+    }
+
+    /// Transactions that stay on the line.
+    pub(super) fn kept(&self) -> usize {
+        match &*self.weather.post() {
+            Post::Kept(kept) | Post::Before(_, kept) => kept.len(),
+            Post::Passes | Post::Refused => 0,
+        }
+    }
+
+    /// What was kept goes to the node right before the next request of that name, everything else as it comes.
+    pub(super) fn release_before(&self, method: &'static str) {
+        let mut post = self.weather.post();
+        if let Post::Kept(kept) = &mut *post {
+            *post = Post::Before(method, std::mem::take(kept));
+        }
+    }
+
+    /// Whether transactions are answered with an error in the node's place.
+    pub(super) fn refuse_transactions(&self, refuse: bool) {
+        *self.weather.post() = if refuse { Post::Refused } else { Post::Passes };
+    }
+
+    /// Transactions that were refused.
+    pub(super) fn refused(&self) -> u64 {
+        self.weather.refused.load(Ordering::Acquire)
+    }
+
     /// Requests that did not get their answer in time.
     pub(super) fn broken(&self) -> u64 {
         self.weather.broken.load(Ordering::Acquire)
@@ -84,6 +134,31 @@ impl Drop for Line {
 }
 
 impl Weather {
+    fn post(&self) -> std::sync::MutexGuard<'_, Post> {
+        self.post.lock().expect("nobody panics with the post in hand")
+    }
+
+    /// What becomes of a request besides its fate: what goes to the node first, and whether it is served at all.
+    fn sort(&self, method: &str, head: &str, body: &[u8]) -> (Vec<(String, Vec<u8>)>, Served) {
+        let mut post = self.post();
+        match &mut *post {
+            Post::Kept(kept) if method == SEND => {
+                kept.push((head.to_owned(), body.to_vec()));
+                (Vec::new(), Served::Never)
+            }
+            Post::Before(name, kept) if method == *name => {
+                let kept = std::mem::take(kept);
+                *post = Post::Passes;
+                (kept, Served::AsFated)
+            }
+            Post::Refused if method == SEND => {
+                self.refused.fetch_add(1, Ordering::AcqRel);
+                (Vec::new(), Served::Refused)
+            }
+            Post::Passes | Post::Kept(_) | Post::Before(..) | Post::Refused => (Vec::new(), Served::AsFated),
+        }
+    }
+
     fn fate(&self) -> Fate {
         if !self.bad.load(Ordering::Acquire) {
             return Fate::Passes;
@@ -98,10 +173,27 @@ impl Weather {
     }
 }
 
+/// How a request is served.
+enum Served {
+    AsFated,
+    Never,
+    Refused,
+}
+
 /// One request on one connection: the answer ends it, so that every request meets its own fate.
 async fn serve(mut stream: TcpStream, weather: &Weather) -> std::io::Result<()> {
     let (head, body) = request(&mut stream).await?;
-    let canned = match weather.fate() {
+    let asked: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+    let (first, served) = weather.sort(asked["method"].as_str().unwrap_or_default(), &head, &body);
+    for (head, body) in first {
+        ask(&weather.node, &head, &body).await?;
+    }
+    let fate = match served {
+        Served::AsFated => weather.fate(),
+        Served::Never => return Ok(()),
+        Served::Refused => Fate::Busy,
+    };
+    let canned = match fate {
         Fate::Passes => None,
         Fate::CutBefore => return Ok(()),
         Fate::CutAfter => return ask(&weather.node, &head, &body).await.map(drop),
@@ -119,7 +211,6 @@ async fn serve(mut stream: TcpStream, weather: &Weather) -> std::io::Result<()> 
         None => ask(&weather.node, &head, &body).await?,
         Some((status, text)) => {
             // An answer carries the id of its question.
-            let asked: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
             let text = text.replace("\"id\":0", &format!("\"id\":{}", asked["id"]));
             let length = text.len();
             format!(

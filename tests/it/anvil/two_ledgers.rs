@@ -19,9 +19,12 @@ async fn vouchers_of_one_chain_are_worthless_on_the_other() {
     assert_eq!(here.usdh(), there.usdh());
     let usdh = here.usdh();
     let (alice, bob) = (here.member(1, "alice").await, here.member(2, "bob").await);
-    let (_alice_there, bob_there) = (there.member(1, "alice").await, there.member(2, "bob").await);
+    let (alice_there, bob_there) = (there.member(1, "alice").await, there.member(2, "bob").await);
     alice.pay("bob", amount(300_000), usdh).await.expect("paid");
     here.received(&bob, 300_000).await;
+    alice_there.pay("bob", amount(200_000), usdh).await.expect("paid");
+    there.received(&bob_there, 200_000).await;
+    assert_eq!(bob.balance(usdh).await.expect("runs").received, amount(300_000), "each has books of its own");
 
     let ours = here.account(bob.channel().await.expect("runs").expect("open"));
     let theirs = there.account(bob_there.channel().await.expect("runs").expect("open"));
@@ -42,7 +45,9 @@ async fn vouchers_of_one_chain_are_worthless_on_the_other() {
         let refusal = there.world().refusal(there.world().address(anyone), &call).await;
         assert!(!refusal.text.is_empty());
     }
-    assert!(there.world().books(&theirs).await.hub_paid.is_zero());
+    // There the account is worth what was paid there, and his own tower shows it.
+    super::on_ledger(&there, theirs, "the response there", |books| !books.hub_paid.is_zero()).await;
+    assert_eq!(there.world().books(&theirs).await.hub_paid, amount(200_000));
 
     // On its own chain the same voucher is worth what it says.
     let close = CloseOrder { terms: bob.terms().await.expect("runs").expect("open"), asset: usdh, request: None };

@@ -19,6 +19,7 @@ use super::raw::{self, decoded};
 super::on_both_ledgers![
     every_error_of_the_contract_is_provoked_and_put_in_words,
     a_signature_counts_for_one_struct_one_account_and_one_domain,
+    bad_input_is_refused_with_its_values_and_changes_no_books,
 ];
 
 /// What was provoked, by selector.
@@ -497,4 +498,113 @@ async fn a_signature_counts_for_one_struct_one_account_and_one_domain(world: &Wo
         raw::start_close(&twin, NEVER - 1, 0, raw::sign(&twin, &twin.member_key, &twin.close_request(NEVER))),
     )
     .await;
+}
+
+/// Not asked but sent, so that a block has it: it fails with exactly that error, and every account is as it was.
+async fn bad_input_is_refused_with_its_values_and_changes_no_books(world: &World) {
+    let (adjudicator, usdh, alice) = (world.adjudicator(), world.usdh(), world.address(Person::Alice));
+    let open = Pair::new(world, usdh, "stays open").funded(world, 100, 100).await;
+    let pair = Pair::new(world, usdh, "closes").funded(world, 100, 100).await;
+    let foreign = pair.with_asset(Address::repeat_byte(0xdd));
+    pair.start_close(world).await;
+    let by_hub = |body: &proto::typed::Receipt| raw::receipt(body, raw::direct(raw::sign(&pair, &pair.hub_key, body)));
+    let receipt = |credit, total| {
+        let hub_receipts = vec![by_hub(&pair.receipt_body(credit, 10, total))];
+        raw::respond(&pair, contract::Evidence { hubReceipts: hub_receipts, ..raw::nothing() })
+    };
+    world.send(alice, receipt(3, 50)).await;
+    let deadline = pair.books(world).await.deadline_s;
+
+    let lanes = |lanes: &[u32]| {
+        let signed = |body: &proto::typed::Voucher| raw::direct(raw::sign(&pair, &pair.member_key, body));
+        let bodies = lanes.iter().map(|lane| pair.voucher_body(*lane, 5));
+        let vouchers = bodies.map(|body| raw::voucher(&body, signed(&body))).collect();
+        raw::respond(&pair, contract::Evidence { memberVouchers: vouchers, ..raw::nothing() })
+    };
+    let raised = contract::NothingRaised { memberPaid: 0, hubPaid: 50 }.abi_encode();
+    let (shown, elsewhere) = (pair.voucher_body(3, 50), open.voucher_body(3, 50));
+    let (hub_shown, hub_elsewhere) = (pair.hub_voucher_body(90, 9), open.hub_voucher_body(90, 9));
+    let of_another = raw::respond_voucher(&pair, &shown, raw::sign(&open, &pair.member_key, &elsewhere));
+    let hub_signature = raw::direct(raw::sign(&open, &pair.hub_key, &hub_elsewhere));
+    let hub_vouchers = vec![raw::voucher(&hub_shown, hub_signature)];
+    let of_anothers_hub = raw::respond(&pair, contract::Evidence { hubVouchers: hub_vouchers, ..raw::nothing() });
+    let nothing = pair.voucher_body(0, 0);
+    let over_nothing = raw::respond_voucher(&pair, &nothing, raw::sign(&pair, &pair.member_key, &nothing));
+    let deposit =
+        |pair: &Pair, amount| adjudicator.deposit(&pair.terms, pair.asset, Side::Member, a(amount), &Funding::Caller);
+    let (vault, channel) = (pair.vault(world).await, pair.id().0);
+    let table = [
+        ("lanes out of order", lanes(&[3, 9, 4]), contract::LaneRepeated { lane: 4 }.abi_encode()),
+        ("a lane twice", lanes(&[3, 3]), contract::LaneRepeated { lane: 3 }.abi_encode()),
+        ("a receipt that was counted", receipt(3, 50), raised.clone()),
+        ("an older receipt", receipt(2, 40), raised.clone()),
+        ("a voucher over nothing", over_nothing, raised),
+        (
+            "a voucher of another channel",
+            of_another,
+            contract::BadSignature { side: 0, digest: pair.domain.digest(&shown) }.abi_encode(),
+        ),
+        (
+            "the hub's voucher of another channel",
+            of_anothers_hub,
+            contract::BadSignature { side: 1, digest: pair.domain.digest(&hub_shown) }.abi_encode(),
+        ),
+        ("no amount", deposit(&open, 0), contract::AmountIsZero {}.abi_encode()),
+        (
+            "a deposit while closing",
+            deposit(&pair, 5),
+            contract::AccountClosing { channelId: channel, asset: usdh, deadline }.abi_encode(),
+        ),
+        (
+            "a claim of a token that was never here",
+            adjudicator.claim(vault, foreign.asset, alice),
+            contract::NothingToClaim { vault, asset: foreign.asset, account: alice }.abi_encode(),
+        ),
+        (
+            "a response in a token that was never here",
+            adjudicator.respond(&foreign.response([foreign.voucher(0, 5)])),
+            contract::AccountNotClosing { channelId: channel, asset: foreign.asset }.abi_encode(),
+        ),
+    ];
+    changes_nothing(world, &[&open, &pair, &foreign], &table).await;
+
+    // What has an end is over after it; what the clock says stands behind the end in the error.
+    world.pass(u64::from(PERIOD_S)).await;
+    let over = |error: Vec<u8>| error[..4 + 32].to_vec();
+    let mut expired = open.settlement(1, 5, 5, false);
+    expired.validUntil = deadline;
+    let timestamp = U256::ZERO;
+    let table = [
+        ("a response too late", lanes(&[3]), over(contract::ChallengeOver { deadline, timestamp }.abi_encode())),
+        (
+            "a settlement too late",
+            adjudicator.settle(&pair.signed(pair.settlement(1, 5, 5, false))),
+            over(contract::ChallengeOver { deadline, timestamp }.abi_encode()),
+        ),
+        (
+            "a settlement that has expired",
+            adjudicator.settle(&open.signed(expired)),
+            over(contract::Expired { validUntil: deadline, timestamp }.abi_encode()),
+        ),
+    ];
+    changes_nothing(world, &[&open, &pair, &foreign], &table).await;
+}
+
+/// Each call fails in a block, with an error that begins like that, and leaves all books as they are.
+async fn changes_nothing(world: &World, pairs: &[&Pair], table: &[(&str, Call, Vec<u8>)]) {
+    let books = async || {
+        let mut all = Vec::new();
+        for pair in pairs {
+            all.push((pair.books(world).await, world.balance(world.usdh(), pair.vault(world).await).await));
+        }
+        all
+    };
+    let before = books().await;
+    for (name, call, error) in table {
+        let refusal = world.refusal(world.address(Person::Alice), call).await;
+        assert!(refusal.data.starts_with(error), "{name}: {refusal}");
+        let time_s = world.now_s().await + 1;
+        assert!(!world.succeeds_at(time_s, Person::Alice, call).await, "{name}");
+        assert_eq!(books().await, before, "{name}");
+    }
 }

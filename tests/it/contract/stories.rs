@@ -1,18 +1,20 @@
 //! Stories about money.
 
+use std::collections::BTreeMap;
+
 use alloy_primitives::{Address, B256, Bytes, U256};
 use alloy_sol_types::SolCall;
 use dispute::adjudicator::abi::IAdjudicator as contract;
 use dispute::adjudicator::{Claim, RefusalClass};
 use dispute::chain::Mined;
-use dispute::settlement::{self, TX_BYTES_MAX, TX_GAS_MAX};
+use dispute::settlement::{self, Packed, TX_BYTES_MAX, TX_GAS_MAX};
 use dispute::{Call, EventKind, FundOrder, Funding, OpenOrder, Refusal, SettleOrder, Status};
 use payhub_tests::chains::{DOLLARS, Person, World};
 use payhub_tests::dice::Dice;
 use proto::account::Totals;
 use proto::batch::{PATH_MAX, root_of, sign_batch};
 use proto::typed::TickVoucher;
-use proto::{Amount, NATIVE, Proven, Scheme, SecretKey, Side, Signed};
+use proto::{Amount, ChannelId, ChannelTerms, NATIVE, Proven, Scheme, SecretKey, Side, Signed};
 
 use super::pair::{NEVER, PERIOD_S, Pair, a, audit};
 use super::raw::{self, decoded};
@@ -352,7 +354,7 @@ async fn payouts_are_what_programs_expect(world: &World) {
     };
 
     let (mut pairs, mut funds, mut settles, mut closes, mut answers, mut expected) =
-        (vec![], vec![], vec![], vec![], vec![], vec![]);
+        (vec![], vec![], vec![], vec![], vec![], BTreeMap::new());
     for n in 0..CHANNELS {
         let pair = Pair::new(world, NATIVE, &format!("random {n}"));
         pair.open(world, 0).await;
@@ -376,7 +378,7 @@ async fn payouts_are_what_programs_expect(world: &World) {
             hub_withdrawn: a(to_hub),
             ..Totals::default()
         };
-        expected.push(totals.payout(order.evidence.member_paid(), order.evidence.hub_paid()));
+        expected.insert(pair.account(), totals.payout(order.evidence.member_paid(), order.evidence.hub_paid()));
         answers.push(order);
         pairs.push(pair);
     }
@@ -398,10 +400,12 @@ async fn payouts_are_what_programs_expect(world: &World) {
     let orders = pairs.iter().map(Pair::finalize_order).collect();
     let events = send(settlement::finalize(adjudicator, orders).into_iter().map(|packed| packed.call).collect()).await;
     let paid = events.iter().filter_map(|event| match &event.kind {
-        EventKind::Finalized { to_member, to_hub, .. } => Some((*to_member, *to_hub)),
+        EventKind::Finalized { account, to_member, to_hub, .. } => Some((*account, (*to_member, *to_hub))),
         _ => None,
     });
-    assert_eq!(paid.collect::<Vec<_>>(), expected, "seed {seed}");
+    let paid: Vec<_> = paid.collect();
+    assert_eq!(paid.len(), CHANNELS, "each is paid out once; seed {seed}");
+    assert_eq!(paid.into_iter().collect::<BTreeMap<_, _>>(), expected, "seed {seed}");
     audit(world, &pairs.iter().collect::<Vec<_>>()).await;
 }
 
@@ -414,32 +418,39 @@ async fn one_bad_entry_sinks_no_batch(world: &World) {
     let stranger = Pair::new(world, world.usdh(), "never opened");
     let all: Vec<&Pair> = pairs.iter().collect();
     let with_stranger = [all[0], &stranger, all[1], all[2]];
-    let alone_refused = |mined: &Mined| match refused(mined).as_slice() {
-        [(1, refusal)] => refusal.clone(),
-        other => panic!("exactly entry 1 is to be refused: {other:?}"),
+    // Batches are sorted: a refusal names a place in what was sent, and with it the channel.
+    let alone_refused = |mined: &Mined, channels: Vec<ChannelId>| match refused(mined).as_slice() {
+        [(at, refusal)] if channels.get(*at) == Some(&stranger.id()) => refusal.clone(),
+        other => panic!("exactly the stranger's entry is to be refused: {other:?} of {channels:?}"),
     };
+    let channel_of = |terms: &ChannelTerms| world.domain().channel_id(terms);
 
     let orders =
         with_stranger.map(|p| FundOrder { terms: p.terms.clone(), asset: p.asset, side: Side::Hub, amount: a(7) });
-    for packed in settlement::fund(adjudicator, orders.to_vec()) {
-        decoded::<contract::NotOpened>(&alone_refused(&world.send(hub, packed.call).await));
+    for Packed { call, orders } in settlement::fund(adjudicator, orders.to_vec()) {
+        let channels = orders.iter().map(|order| channel_of(&order.terms)).collect();
+        decoded::<contract::NotOpened>(&alone_refused(&world.send(hub, call).await, channels));
     }
     let orders: Vec<_> = with_stranger.iter().map(|p| p.signed(p.settlement(1, 10, 0, false))).collect();
-    for packed in settlement::settle(adjudicator, orders) {
-        decoded::<contract::NotOpened>(&alone_refused(&world.send(hub, packed.call).await));
+    for Packed { call, orders } in settlement::settle(adjudicator, orders) {
+        let channels = orders.iter().map(|order| order.settlement().account().channel).collect();
+        decoded::<contract::NotOpened>(&alone_refused(&world.send(hub, call).await, channels));
     }
     let orders: Vec<_> = with_stranger.iter().map(|p| p.close_order(Some(Side::Hub))).collect();
-    for packed in settlement::start_close(adjudicator, orders) {
-        decoded::<contract::NotOpened>(&alone_refused(&world.send(hub, packed.call).await));
+    for Packed { call, orders } in settlement::start_close(adjudicator, orders) {
+        let channels = orders.iter().map(|order| channel_of(&order.terms)).collect();
+        decoded::<contract::NotOpened>(&alone_refused(&world.send(hub, call).await, channels));
     }
     let orders: Vec<_> = with_stranger.iter().map(|p| p.response([p.voucher(0, 30)])).collect();
-    for packed in settlement::respond(adjudicator, orders) {
-        decoded::<contract::AccountNotClosing>(&alone_refused(&world.send(hub, packed.call).await));
+    for Packed { call, orders } in settlement::respond(adjudicator, orders) {
+        let channels = orders.iter().map(|order| channel_of(&order.terms)).collect();
+        decoded::<contract::AccountNotClosing>(&alone_refused(&world.send(hub, call).await, channels));
     }
     world.pass(u64::from(PERIOD_S)).await;
     let orders: Vec<_> = with_stranger.iter().map(|p| p.finalize_order()).collect();
-    for packed in settlement::finalize(adjudicator, orders) {
-        decoded::<contract::AccountNotClosing>(&alone_refused(&world.send(hub, packed.call).await));
+    for Packed { call, orders } in settlement::finalize(adjudicator, orders) {
+        let channels = orders.iter().map(|order| channel_of(&order.terms)).collect();
+        decoded::<contract::AccountNotClosing>(&alone_refused(&world.send(hub, call).await, channels));
     }
     for pair in &pairs {
         let books = pair.books(world).await;

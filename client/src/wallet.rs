@@ -114,7 +114,7 @@ struct Line {
 #[derive(Serialize, Deserialize)]
 enum Entry {
     Opened(ChannelTerms),
-    Member(Record),
+    Member(Box<Record>),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -194,7 +194,7 @@ impl Wallet {
         let at_ms = now_ms();
         for record in step.records {
             self.note(&record, at_ms);
-            self.push(Entry::Member(record), at_ms);
+            self.push(Entry::Member(Box::new(record)), at_ms);
         }
         if step.events.iter().any(|e| matches!(e, member::Event::StoreWasOld { .. })) {
             // A restart within the wait must not end it.

@@ -229,6 +229,9 @@ impl Owner {
             let ticks = amount.get().checked_div(streaming.amount.get()).unwrap_or_default();
             streaming.counters.paid.fetch_add(u64::try_from(ticks).unwrap_or(u64::MAX), Ordering::Relaxed);
             streaming.attempts = 0;
+            // Whoever is paid by it knows that it is open.
+            let begun = streaming.begun.take();
+            begun.into_iter().for_each(|begun| self.answer(begun, Ok(())));
         }
     }
 

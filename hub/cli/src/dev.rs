@@ -59,6 +59,8 @@ pub async fn run(args: args::Dev, out: Output) -> Result<(), Failure> {
     move_members(&place, &grpc, &rpc.url())?;
     home::set_current(&place.dir)?;
     waiting.finish_and_clear();
+    // From the word that it is ready on, it ends in order.
+    let stopped = crate::until_stopped();
     announce(&ledger, &grpc, &rpc.url(), &assets, &team, &place, out);
 
     let mut serving = tokio::task::JoinSet::new();
@@ -70,7 +72,7 @@ pub async fn run(args: args::Dev, out: Output) -> Result<(), Failure> {
         });
     }
     let ended = tokio::select! {
-        () = crate::until_stopped() => Ok(()),
+        () = stopped => Ok(()),
         failed = hub.failed() => failed.map_err(|e| Failure::other(e.to_string())),
         Some(served) = serving.join_next() => served.map_err(Failure::other).and_then(|result| result),
     };

@@ -100,14 +100,16 @@ async fn command(command: Command, out: Output) -> Result<(), Failure> {
     }
 }
 
-/// Waits for SIGINT or SIGTERM.
-pub(crate) async fn until_stopped() {
+/// Waits for SIGINT or SIGTERM, which are heard from the call on, not only from the first wait.
+pub(crate) fn until_stopped() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).expect("signals can be listened for");
     let mut interrupt = signal(SignalKind::interrupt()).expect("signals can be listened for");
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
     }
 }
 

@@ -214,6 +214,8 @@ pub async fn watch(member: &str, at: &Where, out: Output) -> Result<(), Failure>
     }
     let client = connect(&home, at, None).await?;
     let assets = verbs::assets(&client).await?;
+    // From the word that it is ready on, it ends in order.
+    let stopped = crate::until_stopped();
     out.say(format!("watching the ledger for {member}; Ctrl-C ends it"));
     out.object(&json!({ "ready": true, "member": member, "account": client.account() }));
     let mut events = client.events();
@@ -229,7 +231,7 @@ pub async fn watch(member: &str, at: &Where, out: Output) -> Result<(), Failure>
     let result = tokio::select! {
         served = serve => served,
         () = show => Ok(()),
-        () = crate::until_stopped() => Ok(()),
+        () = stopped => Ok(()),
     };
     let _ = std::fs::remove_file(&socket);
     client.shutdown().await.map_err(|e| verbs::failure(&e))?;

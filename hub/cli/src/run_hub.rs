@@ -54,6 +54,8 @@ pub async fn run(args: HubRun, out: Output) -> Result<(), Failure> {
     let account = config.account();
     let hub = Hub::start(config, chain.clone()).await.map_err(|e| start_failure(&e))?;
     let grpc = format!("http://{}", hub.addr());
+    // From the word that it is ready on, it ends in order.
+    let stopped = crate::until_stopped();
     out.say(format!("hub at {grpc} on chain {}\n  account {account}\n  adjudicator {adjudicator}", chain.chain_id()));
     out.object(&json!({
         "ready": true, "grpc": grpc, "operator": hub.operator_addr().map(|a| format!("http://{a}")),
@@ -61,7 +63,7 @@ pub async fn run(args: HubRun, out: Output) -> Result<(), Failure> {
     }));
     let failed = tokio::select! {
         failed = hub.failed() => failed,
-        () = crate::until_stopped() => Ok(()),
+        () = stopped => Ok(()),
     };
     let ended = hub.shutdown().await;
     failed.and(ended).map_err(|e| Failure::other(e.to_string()))

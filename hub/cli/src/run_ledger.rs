@@ -15,9 +15,11 @@ pub async fn run(args: LedgerRun, out: Output) -> Result<(), Failure> {
     let workers = config.worker_count();
     let ledger = Ledger::start(config).await.map_err(|e| ledger_failure(&e))?;
     let server = ledger.serve(args.listen).await.map_err(|e| ledger_failure(&e))?;
+    // From the word that it is ready on, it ends in order.
+    let stopped = crate::until_stopped();
     announce(&ledger, &server, workers, out);
     tokio::select! {
-        () = crate::until_stopped() => {}
+        () = stopped => {}
         why = ledger.ended() => return Err(Failure::new(Code::Other, "LEDGER", format!("the ledger has stopped: {why}"), "")),
     }
     server.stop().await;

@@ -84,6 +84,8 @@ pub async fn run(args: &Watch, out: Output) -> Result<(), Failure> {
     if let Folder::OfMember { kit, .. } = &folder {
         hand_over(&tower, &chain, kit).await?;
     }
+    // From the word that it is ready on, it ends in order.
+    let stopped = crate::until_stopped();
     ready(&tower, &chain, &folder, dir, out).await?;
     let show = async {
         let mut last = None;
@@ -104,7 +106,7 @@ pub async fn run(args: &Watch, out: Output) -> Result<(), Failure> {
         failed = tower.failed() => Err(Failure::other(failed)),
         () = show => Ok(()),
         () = follow(&tower, &chain, &folder) => Ok(()),
-        () = crate::until_stopped() => Ok(()),
+        () = stopped => Ok(()),
     };
     tower.shutdown().await;
     result

@@ -217,7 +217,7 @@ impl Pair {
             account: self.account,
             hub: Some(Proven::sign(domain, &self.hub_key, voucher)),
             receipts: Vec::new(),
-            lanes: vec![Signed::sign(domain, &self.member_key, own)],
+            lanes: vec![proto::LaneVoucher::Plain(Signed::sign(domain, &self.member_key, own))],
         }
     }
 

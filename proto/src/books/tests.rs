@@ -984,7 +984,7 @@ struct Run {
     world: World,
     dice: Dice,
     grounds: Vec<Ground>,
-    rows: Vec<BTreeMap<ChannelId, Channel>>,
+    rows: Vec<Channels>,
 }
 
 impl Run {

@@ -23,6 +23,8 @@ pub(crate) struct Committer {
     pub(crate) durable: watch::Sender<u64>,
     pub(crate) agreed: mpsc::UnboundedSender<(AccountId, u64)>,
     pub(crate) checkpoints: thread_channel::Sender<Snapshot>,
+    /// The last record as bytes; kept for its room.
+    pub(crate) encoded: Vec<u8>,
 }
 
 impl Committer {
@@ -43,10 +45,10 @@ impl Committer {
             return Ok(());
         };
         let span = tracing::debug_span!("flush", number = record.number, entries = record.entries.len()).entered();
-        let bytes = encode_record(&record);
-        let number = self.journal.append(&bytes)?;
+        encode_record(&record, &mut self.encoded);
+        let number = self.journal.append(&self.encoded)?;
         assert_eq!(number, record.number, "the books and the journal number flushes alike");
-        self.free(bytes.len());
+        self.free(self.encoded.len());
         let flushed = self.rows.settle(number, Some(outcome))?;
         self.durable.send_replace(number);
         drop(span);
@@ -82,12 +84,14 @@ pub(crate) fn run_checkpoints(
     snapshots: &thread_channel::Receiver<Snapshot>,
     done: &thread_channel::Sender<Done>,
 ) -> Result<(), RowsError> {
+    rows.tidy_journal()?;
     while let Ok(snapshot) = snapshots.recv() {
         let span =
             tracing::debug_span!("checkpoint", upto = snapshot.upto, channels = snapshot.channels.len()).entered();
         rows.checkpoint(snapshot)?;
         drop(span);
         let _ = done.send(Done::Checkpoint);
+        rows.tidy_journal()?;
     }
     Ok(())
 }

@@ -414,9 +414,9 @@ impl Follower {
     /// After a start: the closes that run.
     async fn watch_closing(&self) -> Result<(), Ended> {
         let closing = self.core.query(|books| {
-            let accounts = books.channels().iter().flat_map(|(id, channel)| {
+            let accounts = books.channels().pending().flat_map(|(id, channel)| {
                 let closing = channel.accounts.iter().filter(|(_, a)| a.ledger.status == Status::Closing);
-                closing.map(|(asset, _)| AccountId { channel: *id, asset: *asset })
+                closing.map(move |(asset, _)| AccountId { channel: id, asset: *asset })
             });
             accounts.collect::<Vec<_>>()
         });
@@ -911,7 +911,7 @@ impl Poster {
     /// Accounts with settlements that an earlier run agreed to and that the ledger has not overtaken.
     async fn left_behind(&self) -> Result<Vec<AccountId>, Ended> {
         let found = self.core.query(|books| {
-            let accounts = books.channels().values().flat_map(|channel| channel.accounts.values());
+            let accounts = books.channels().pending().flat_map(|(_, channel)| channel.accounts.values());
             let agreed = accounts.flat_map(|account| {
                 let open = account.agreed.iter().filter(|s| s.body().seq > account.ledger.seq);
                 open.map(|s| s.body().account())

@@ -20,6 +20,7 @@ mod operations;
 mod rows;
 mod rpc;
 mod runs;
+pub mod scale;
 mod sequencer;
 mod server;
 mod session;
@@ -516,6 +517,7 @@ impl Machine {
             durable,
             agreed,
             checkpoints,
+            encoded: Vec::new(),
         };
         let guard = FailStop { core: core.clone(), failures: Arc::new(failures), queue: queue.downgrade() };
         let threads = vec![

@@ -71,3 +71,5 @@ pub(crate) const OFFER_VALIDITY_S: u64 = 24 * 3600;
 pub(crate) const LOW_WATER_BYTES: u64 = 256 << 20;
 /// How often the free space is looked at.
 pub(crate) const SPACE_INTERVAL: Duration = Duration::from_secs(2);
+/// Channels that are looked at after each flush whether they may sleep: a few microseconds.
+pub(crate) const REST: usize = 32;

@@ -9,12 +9,13 @@
 //! | `channel`, `part` | channel -> the channel's books; large ones in parts that carry the flush of their checkpoint |
 //! | `voucher` | account -> the hub's newest voucher, with its proof |
 //! | `settled` | account, number -> the hub's half of a settlement |
-//! | `pay`, `pay-runs` | [`Runs`]: (payer, id) -> flush, index of the frame's entry |
-//! | `place`, `place-runs` | [`Runs`]: (account, its last credit in a flush) -> flush; (channel, flush with events); |
+//! | `pay`, `pay-shapes`, `pay-runs` | [`Runs`]: (payer, id) -> flush, index of the frame's entry |
+//! | `place`, `place-shapes`, `place-runs` | [`Runs`]: (account, its last credit in a flush) -> flush; (channel, flush with events); |
 //! | | (account, credits of an acknowledgement) -> flush |
 //!
 //! A payment's row says where it is, never what it is: a look-up reads the journal and compares.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -24,7 +25,7 @@ use proto::books::{Books, Channel, Delivery, Entry, FlushRecord, Ground, KnownPa
 use proto::typed::{Ack, Settlement, Voucher};
 use proto::{AccountId, ChannelId, ChannelTerms, Domain, PaymentId, Proven, Scheme, SecretKey, Signed};
 use serde::{Deserialize, Serialize};
-use storage::{Batch, JournalReader, StoreView, Table};
+use storage::{Batch, JournalReader, Row, StoreView, Table};
 
 use crate::flushed::Flushed;
 use crate::runs::{Entry as RunEntry, Runs, Written};
@@ -42,6 +43,12 @@ const PART_BYTES: usize = 15 << 10;
 /// Flushes kept decoded and signed, and payments in them: live sessions are served from here.
 const RECENT_FLUSHES: usize = 2048;
 const RECENT_PAYMENTS: usize = 1 << 18;
+/// Segments of the journal that stay in use: a start reads them through, a quarter of a second each.
+const LIVE_SEGMENTS: usize = 4;
+/// Terms in one generation of the directory, 8 MiB.
+const DIRECTORY_MAX: usize = 1 << 15;
+/// Pages of rows between the thread that reads them and the one that decodes them at a start.
+const PAGES_AHEAD: usize = 8;
 /// Old records kept decoded, a few MiB each at most.
 const LOOKED_INTO_MAX: usize = 8;
 const SCAN_ROWS: usize = 512;
@@ -62,7 +69,7 @@ pub(crate) struct Rows {
     secret: [u64; 4],
     payments: Runs,
     places: Runs,
-    directory: RwLock<HashMap<ChannelId, Arc<ChannelTerms>>>,
+    directory: RwLock<Directory>,
     newest: Mutex<Newest>,
     recent: Mutex<Recent>,
     /// Old records that were looked into lately, newest last: whoever sends an old frame again names one flush up to a
@@ -72,6 +79,16 @@ pub(crate) struct Rows {
     payments_total: AtomicU64,
     /// The flush up to which they are counted.
     counted: AtomicU64,
+}
+
+/// Terms of channels that were asked for lately, and of those that no checkpoint has yet. The rest is in the rows.
+#[derive(Debug, Default)]
+struct Directory {
+    unwritten: HashMap<ChannelId, Arc<ChannelTerms>>,
+    writing: HashMap<ChannelId, Arc<ChannelTerms>>,
+    /// Two generations: a full one becomes the old one, and who is in neither is read again.
+    young: HashMap<ChannelId, Arc<ChannelTerms>>,
+    old: HashMap<ChannelId, Arc<ChannelTerms>>,
 }
 
 /// The hub's newest words, as far as no checkpoint has them.
@@ -146,8 +163,8 @@ impl Rows {
             domain,
             keys,
             secret,
-            payments: Runs::open(view.clone(), "pay", "pay-runs")?,
-            places: Runs::open(view.clone(), "place", "place-runs")?,
+            payments: Runs::open(view.clone(), "pay", "pay-shapes", "pay-runs")?,
+            places: Runs::open(view.clone(), "place", "place-shapes", "place-runs")?,
             directory: RwLock::default(),
             newest: Mutex::default(),
             recent: Mutex::default(),
@@ -164,29 +181,31 @@ impl Rows {
             rows.seal(Arc::new(record));
             rows.settle(number, None).map(|_| ())
         })?;
-        Ok((Arc::new(rows), books))
+        let rows = Arc::new(rows);
+        rows.warm();
+        Ok((rows, books))
+    }
+
+    /// Reads ahead, beside everything else, what the first payments would have to wait for. If that fails they hear of it.
+    fn warm(self: &Arc<Self>) {
+        let rows = Arc::downgrade(self);
+        let warm = move || {
+            let _ = rows.upgrade().map(|rows| rows.payments.warm().and_then(|()| rows.places.warm()));
+        };
+        let _ = std::thread::Builder::new().name("hub-warm".to_owned()).spawn(warm);
     }
 
     fn restore(&self, domain: Domain, policy: Policy) -> Result<Books> {
-        let mut channels = Vec::new();
-        let mut versions = HashMap::new();
-        self.each(CHANNEL, |key, value| {
-            let Some(id) = ChannelId::from_slice(key) else { return Ok(()) };
-            let channel = match decode::<Head<Channel>>("a channel's row", value)? {
-                Head::Whole(channel) => channel,
-                Head::Parts { version, count } => {
-                    versions.insert(id, version);
-                    self.parts(id, version, count)?
-                }
-            };
-            self.learn(id, &channel.terms);
-            channels.push((id, channel));
-            Ok(())
-        })?;
         let mut stray = Vec::new();
+        let mut known: Option<(ChannelId, Option<u64>)> = None;
         self.each(PART, |key, _| {
             let version = key.get(32..40).and_then(|v| v.try_into().ok()).map(u64::from_be_bytes);
-            let current = ChannelId::from_slice(&key[..key.len().min(32)]).and_then(|id| versions.get(&id).copied());
+            let Some(id) = key.get(..32).and_then(ChannelId::from_slice) else { return Ok(()) };
+            let current = match known {
+                Some((channel, current)) if channel == id => current,
+                Some(_) | None => self.version_in_parts(id)?,
+            };
+            known = Some((id, current));
             if version != current {
                 stray.push(key.to_vec());
             }
@@ -200,9 +219,58 @@ impl Rows {
             self.counted.store(upto, Ordering::Relaxed);
             self.payments_total.store(count, Ordering::Relaxed);
         }
-        Ok(match self.view.get(GROUND, BOOKS)? {
-            Some(bytes) => Books::restore(domain, policy, decode("the ground row", &bytes)?, channels),
-            None => Books::new(domain, policy),
+        let ground = match self.view.get(GROUND, BOOKS)? {
+            Some(bytes) => decode("the ground row", &bytes)?,
+            None => return Ok(Books::new(domain, policy)),
+        };
+        // One thread reads, one decodes, and nothing but the packed channels stays.
+        std::thread::scope(|scope| {
+            let (pages, to_decode) = std::sync::mpsc::sync_channel::<Result<Vec<Row>>>(PAGES_AHEAD);
+            scope.spawn(move || {
+                let mut from = Vec::new();
+                loop {
+                    let page = self.view.scan(CHANNEL, &[], &from, SCAN_ROWS).map_err(RowsError::from);
+                    let last = page.as_ref().ok().and_then(|rows| rows.last());
+                    let next = last.map(|(key, _)| [key.as_slice(), &[0]].concat());
+                    if pages.send(page).is_err() {
+                        return;
+                    }
+                    match next {
+                        Some(next) => from = next,
+                        None => return,
+                    }
+                }
+            });
+            let mut failed = None;
+            let rows = to_decode.into_iter().flat_map(|page| match page {
+                Ok(rows) => rows.into_iter().map(|row| self.read_channel(row)).collect(),
+                Err(error) => vec![Err(error)],
+            });
+            let channels = rows.map_while(|row| row.map_err(|error| failed = Some(error)).ok()).flatten();
+            let books = Books::restore(domain, policy, ground, channels);
+            failed.map_or(Ok(books), Err)
+        })
+    }
+
+    fn read_channel(&self, (key, value): Row) -> Result<Option<(ChannelId, Channel)>> {
+        let Some(id) = ChannelId::from_slice(&key) else { return Ok(None) };
+        Ok(Some((id, self.whole(id, &value)?)))
+    }
+
+    /// A channel from its row and parts.
+    fn whole(&self, id: ChannelId, row: &[u8]) -> Result<Channel> {
+        match decode::<Head<Channel>>("a channel's row", row)? {
+            Head::Whole(channel) => Ok(channel),
+            Head::Parts { version, count } => self.parts(id, version, count),
+        }
+    }
+
+    /// The version of the parts that a channel's row refers to, if it does.
+    fn version_in_parts(&self, id: ChannelId) -> Result<Option<u64>> {
+        let Some(row) = self.view.get(CHANNEL, id.as_slice())? else { return Ok(None) };
+        Ok(match decode::<Head<Channel>>("a channel's row", &row)? {
+            Head::Whole(_) => None,
+            Head::Parts { version, .. } => Some(version),
         })
     }
 
@@ -230,30 +298,22 @@ impl Rows {
 impl Rows {
     /// A flush was sealed: its payments are known from here on, durable or not.
     pub(crate) fn seal(&self, record: Arc<FlushRecord>) {
-        let mut entries = Vec::new();
-        for (i, entry) in record.entries.iter().enumerate() {
-            match entry {
-                Entry::Frame(frame) => {
-                    let payer = frame.account().channel;
-                    let keys = frame.payments.iter().map(|p| self.payment_key(payer, p.id));
-                    entries.extend(keys.map(|key| [key, record.number, i as u64]));
-                }
-                Entry::Ticks(paid) => {
-                    entries.push([self.payment_key(paid.account.channel, paid.id()), record.number, i as u64]);
-                }
-                Entry::Opened(_)
-                | Entry::Ledger { .. }
-                | Entry::Named(..)
-                | Entry::Stream(_)
-                | Entry::Folded(_)
-                | Entry::Proposed(_)
-                | Entry::Agreed(_)
-                | Entry::Acked(_)
-                | Entry::Frozen { .. } => {}
-            }
-        }
-        self.payments.add(entries);
-        lock(&self.recent).sealed.insert(record.number, record);
+        let number = record.number;
+        let placed = record.entries.iter().zip(0..);
+        let frames = placed.clone().filter_map(|(entry, i)| match entry {
+            Entry::Frame(frame) => Some((frame, i)),
+            _ => None,
+        });
+        let payments = frames.flat_map(|(frame, i)| {
+            let payer = frame.account().channel;
+            frame.payments.iter().map(move |p| [self.payment_key(payer, p.id), number, i])
+        });
+        let ticks = placed.filter_map(|(entry, i)| match entry {
+            Entry::Ticks(paid) => Some([self.payment_key(paid.account.channel, paid.id()), number, i]),
+            _ => None,
+        });
+        self.payments.add(payments.chain(ticks));
+        lock(&self.recent).sealed.insert(number, record);
     }
 
     /// A sealed flush is durable: signs it and makes everything in it findable.
@@ -265,7 +325,7 @@ impl Rows {
             }
         }
         let outcome = outcome.unwrap_or_else(|| record.outcome(&self.domain));
-        let flushed = Arc::new(self.sign(record, outcome));
+        let flushed = Arc::new(self.sign(record, outcome)?);
         self.note_places(&flushed);
         {
             let mut newest = lock(&self.newest);
@@ -282,12 +342,19 @@ impl Rows {
         Ok(flushed)
     }
 
-    fn sign(&self, record: Arc<FlushRecord>, outcome: Outcome) -> Flushed {
-        let signed = outcome.sign(&self.domain, record.number, &self.keys, |channel| {
-            let terms = self.terms(channel).expect("the books pay and credit known channels only");
-            Scheme::from_number(terms.hubScheme).expect("the books serve known schemes only")
+    fn sign(&self, record: Arc<FlushRecord>, outcome: Outcome) -> Result<Flushed> {
+        let failed = Cell::new(None);
+        let signed = outcome.sign(&self.domain, record.number, &self.keys, |channel| match self.terms(channel) {
+            Ok(terms) => {
+                let terms = terms.expect("the books pay and credit known channels only");
+                Scheme::from_number(terms.hubScheme).expect("the books serve known schemes only")
+            }
+            Err(error) => {
+                failed.set(Some(error));
+                Scheme::Ed25519
+            }
         });
-        Flushed::new(record, signed)
+        failed.into_inner().map_or_else(|| Ok(Flushed::new(record, signed)), Err)
     }
 
     fn note_places(&self, flushed: &Flushed) {
@@ -324,7 +391,7 @@ impl Rows {
 
     fn learn(&self, id: ChannelId, terms: &ChannelTerms) {
         let mut directory = self.directory.write().unwrap_or_else(PoisonError::into_inner);
-        directory.entry(id).or_insert_with(|| Arc::new(terms.clone()));
+        directory.unwritten.entry(id).or_insert_with(|| Arc::new(terms.clone()));
     }
 }
 
@@ -344,6 +411,8 @@ impl Rows {
     /// The same for what becomes known when a flush is durable.
     pub(crate) fn begin_words(&self) {
         self.places.begin_checkpoint();
+        let directory = &mut *self.directory.write().unwrap_or_else(PoisonError::into_inner);
+        directory.writing = std::mem::take(&mut directory.unwritten);
         let mut newest = lock(&self.newest);
         newest.fresh.payments = self.payments_total();
         newest.writing = Arc::new(std::mem::take(&mut newest.fresh));
@@ -377,8 +446,9 @@ impl Rows {
             }
             last.put(CHANNEL, id.as_slice(), encode(&head));
         }
-        self.view.checkpoint(first, self.view.checkpointed())?;
         let (payments, places) = (self.payments.write_chunks()?, self.places.write_chunks()?);
+        // With this everything that was written ahead is durable, before anything refers to it.
+        self.view.checkpoint(first, self.view.checkpointed())?;
         self.put_words(&mut last, snapshot.upto);
         last.put(GROUND, BOOKS, encode(&snapshot.ground));
         self.payments.write_manifest(&payments, &mut last);
@@ -403,7 +473,22 @@ impl Rows {
         self.payments.end_checkpoint(payments);
         self.places.end_checkpoint(places);
         lock(&self.newest).writing = Arc::default();
+        self.directory.write().unwrap_or_else(PoisonError::into_inner).writing = HashMap::new();
         lock(&self.garbage).extend(stale);
+    }
+}
+
+// ---- the journal's files -------------------------------------------------------------------------------------------
+
+impl Rows {
+    /// Makes the next segment ready before the committer needs it, and archives those that no start reads, but for the
+    /// newest: whoever asks about what happened lately is answered from an open file.
+    pub(crate) fn tidy_journal(&self) -> storage::Result<()> {
+        // A disk without room for it says so to the committer, when there is no other way.
+        if let Err(error) = self.view.prepare_segment() {
+            tracing::warn!(%error, "the journal's next segment could not be made ahead of time");
+        }
+        self.view.archive_keeping(LIVE_SEGMENTS).map(drop)
     }
 }
 
@@ -420,9 +505,15 @@ impl Rows {
         self.payments_total.load(Ordering::Relaxed)
     }
 
-    /// A channel's terms.
-    pub(crate) fn terms(&self, channel: ChannelId) -> Option<Arc<ChannelTerms>> {
-        self.directory.read().unwrap_or_else(PoisonError::into_inner).get(&channel).cloned()
+    /// A channel's terms; may read the disk.
+    pub(crate) fn terms(&self, channel: ChannelId) -> Result<Option<Arc<ChannelTerms>>> {
+        if let Some(terms) = self.directory.read().unwrap_or_else(PoisonError::into_inner).get(channel) {
+            return Ok(Some(terms));
+        }
+        let Some(row) = self.view.get(CHANNEL, channel.as_slice())? else { return Ok(None) };
+        let terms = Arc::new(self.whole(channel, &row)?.terms);
+        self.directory.write().unwrap_or_else(PoisonError::into_inner).keep(channel, terms.clone());
+        Ok(Some(terms))
     }
 
     /// The hub's key of a scheme.
@@ -517,7 +608,7 @@ impl Rows {
         }
         let record = Arc::new(decode_record(number, &self.journal.read(number)?)?);
         let outcome = record.outcome(&self.domain);
-        Ok(Arc::new(self.sign(record, outcome)))
+        Ok(Arc::new(self.sign(record, outcome)?))
     }
 
     fn record(&self, number: u64) -> Result<Arc<FlushRecord>> {
@@ -608,6 +699,19 @@ impl PaymentIndex for Index<'_> {
     }
 }
 
+impl Directory {
+    fn get(&self, id: ChannelId) -> Option<Arc<ChannelTerms>> {
+        [&self.young, &self.unwritten, &self.writing, &self.old].into_iter().find_map(|terms| terms.get(&id).cloned())
+    }
+
+    fn keep(&mut self, id: ChannelId, terms: Arc<ChannelTerms>) {
+        if self.young.len() >= DIRECTORY_MAX {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(id, terms);
+    }
+}
+
 impl Recent {
     fn settle(&mut self, flushed: &Arc<Flushed>) {
         let size = |flushed: &Flushed| flushed.signed.credits.iter().map(|c| c.payments.len()).sum::<usize>();
@@ -621,9 +725,10 @@ impl Recent {
     }
 }
 
-/// Encodes a record for the journal.
-pub(crate) fn encode_record(record: &FlushRecord) -> Vec<u8> {
-    encode(record)
+/// Encodes a record for the journal into a buffer that is kept: megabytes of new memory a flush cost more than encoding.
+pub(crate) fn encode_record(record: &FlushRecord, buffer: &mut Vec<u8>) {
+    buffer.clear();
+    postcard::to_io(record, buffer).expect("memory takes whatever is written to it");
 }
 
 fn decode_record(number: u64, bytes: &[u8]) -> Result<FlushRecord> {

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use proto::account::Totals;
 use proto::books::{Ask, Books, FlushRecord, LedgerUpdate, Outcome, Paid, Refusal, SessionId, Ticked};
-use proto::frame::PAYEES_MAX;
+use proto::frame::{Listed, PAYEES_MAX};
 use proto::keys::{PublicKey, Scheme, Signature};
 use proto::stream::{Revealed, StreamError, StreamOpening};
 use proto::typed::{Ack, Settlement, Voucher};
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::limits::{
     ANSWER_RECEIPTS_MAX, CHECKPOINT_BYTES, CHECKPOINT_ENTRIES, CHECKPOINT_INTERVAL, FLUSH_ANSWERS_MAX, FLUSH_BYTES_MAX,
-    FLUSH_FRAMES_MAX, LAG_MAX, QUEUE_BATCH,
+    FLUSH_FRAMES_MAX, LAG_MAX, QUEUE_BATCH, REST,
 };
 use crate::link::{Event, Link, Welcomed, WelcomedAccount};
 use crate::rows::{Index, Rows, RowsError, Snapshot};
@@ -33,7 +33,7 @@ pub(crate) enum Command {
     /// A member proved who he is.
     Hello { link: Arc<Link>, newest_batch: Option<u64>, forked: Option<u64>, name: String },
     /// A frame whose form and signature are good.
-    Pay { link: Arc<Link>, tag: u64, frame: Frame },
+    Pay { link: Arc<Link>, tag: u64, frame: Listed },
     /// The opening of a stream whose form and signature are good.
     Open { link: Arc<Link>, tag: u64, opening: Box<StreamOpening> },
     /// A fold whose signature is good.
@@ -235,6 +235,7 @@ impl Sequencer {
         let checkpoint = sealed.is_some().then(|| self.snapshot_if_due()).flatten();
         let flush = Flush { sealed, answers: open.answers, credited, agreed: open.agreed, checkpoint };
         self.in_flight = true;
+        self.books.rest(REST);
         // A committer that failed is gone, and has the hub ended.
         let _ = self.committer.send(flush);
     }
@@ -338,11 +339,12 @@ impl Sequencer {
         Ok(())
     }
 
-    fn pay(&mut self, link: Arc<Link>, tag: u64, frame: Frame) -> Result<(), RowsError> {
+    fn pay(&mut self, link: Arc<Link>, tag: u64, listed: Listed) -> Result<(), RowsError> {
+        let frame = listed.frame();
         let (account, lane) = (frame.account(), frame.lane());
-        let (bytes, receipts) = (estimate(&frame), frame.payments.len().min(PAYEES_MAX));
+        let (bytes, receipts) = (estimate(frame), frame.payments.len().min(PAYEES_MAX));
         let index = Index { rows: &self.rows, failed: Default::default() };
-        let paid = self.books.pay(link.id, frame, &index);
+        let paid = self.books.pay(link.id, listed, &index);
         if let Some(error) = index.failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
             // A payment whose past cannot be read must neither be taken nor refused.
             return Err(error);
@@ -509,7 +511,8 @@ impl Sequencer {
         if self.books.account(account).is_some_and(|a| a.agreed.iter().any(agreed)) {
             return;
         }
-        let Some(key) = self.rows.terms(account.channel).and_then(|terms| member_key(&terms)) else { return };
+        let channel = self.books.channel(account.channel);
+        let Some(key) = channel.and_then(|channel| member_key(&channel.terms)) else { return };
         match Signed::verify(self.books.domain(), &key, proposal, signature) {
             Ok(signed) => match self.books.agree(signed) {
                 Ok(()) => self.open.agreed.push((account, seq)),

@@ -123,7 +123,8 @@ async fn greet(
     }
     let channel = wire::read_channel("hello.channel_id", &hello.channel_id).map_err(malformed)?;
     let unknown = Refusal::UnknownChannel { channel };
-    let terms = core.rows.terms(channel);
+    let rows = core.rows.clone();
+    let terms = on_disk(core, move || rows.terms(channel)).await?;
     let terms = terms.ok_or_else(|| refuse(Code::NotFound, unknown.reason(), &unknown.to_string()))?;
     let key = member_key(&terms).ok_or_else(|| refuse(Code::NotFound, unknown.reason(), &unknown.to_string()))?;
     let hub_key = hub_key(&terms)
@@ -259,7 +260,7 @@ fn check_frame(core: &Core, link: &Arc<Link>, key: &PublicKey, frame: v1::Frame)
         }
     };
     match parts.verify(&core.domain, key, link.channel) {
-        Ok(frame) => Command::Pay { link: link.clone(), tag, frame },
+        Ok(frame) => Command::Pay { link: link.clone(), tag, frame: frame.into() },
         Err(error) => refuse(refused(tag, asset, &Refusal::Frame(error), None)),
     }
 }
@@ -638,15 +639,15 @@ pub(crate) fn credit_message(credit: &Credit) -> v1::Credit {
 
 /// The payments of a credit: what its receipt opens to.
 pub(crate) fn opening_message(credit: &Credit) -> Vec<v1::CreditedPayment> {
-    credit
-        .payments
-        .iter()
-        .map(|(id, amount, note)| v1::CreditedPayment {
-            id: wire::bytes_of(id.0),
-            amount: wire::amount_bytes(*amount),
-            note: note.0.clone(),
-        })
-        .collect()
+    // One allocation for all ids and amounts: they are parts of it.
+    let mut words = Vec::with_capacity(32 * credit.payments.len());
+    for (id, amount, _) in &credit.payments {
+        words.extend_from_slice(id.as_slice());
+        words.extend_from_slice(&amount.get().to_be_bytes());
+    }
+    let mut words = alloy_primitives::bytes::Bytes::from(words);
+    let notes = credit.payments.iter().map(|(_, _, note)| note.0.clone());
+    notes.map(|note| v1::CreditedPayment { id: words.split_to(16), amount: words.split_to(16), note }).collect()
 }
 
 /// Work on the disk, away from the threads that serve connections. A store that cannot be read ends the hub.

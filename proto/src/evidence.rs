@@ -136,6 +136,11 @@ impl<T: Batchable> Proven<T> {
     /// Puts together what this process just signed as a batch; the tree and the signature are its own.
     pub fn from_own_batch(domain: &Domain, body: T, flush: u64, path: Vec<B256>, signature: Signature) -> Self {
         let digest = domain.digest(&body);
+        Proven::from_own_leaf(body, digest, flush, path, signature)
+    }
+
+    /// The same where the digest, which is the batch's leaf, is at hand.
+    pub(crate) fn from_own_leaf(body: T, digest: B256, flush: u64, path: Vec<B256>, signature: Signature) -> Self {
         Proven { body, proof: Proof::Batch { flush, path, signature }, digest }
     }
 

@@ -4,8 +4,7 @@
 //! `keccak256(abi.encode(previous memo, list hash))`, a running hash over everything that the lane ever paid. A
 //! signature over the voucher is therefore a signature over the list.
 
-use alloy_primitives::{B256, Bytes, FixedBytes, keccak256};
-use alloy_sol_types::SolValue;
+use alloy_primitives::{B256, Bytes, KECCAK256_EMPTY, U256, keccak256};
 use serde::{Deserialize, Serialize};
 
 use crate::amount::Amount;
@@ -46,6 +45,13 @@ pub struct Frame {
     pub payments: Vec<Payment>,
     /// The voucher that covers them.
     pub voucher: Signed<Voucher>,
+}
+
+/// A frame with the hash of its list, which is most of the work of deciding it: whoever has many threads makes it there.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    frame: Frame,
+    list: B256,
 }
 
 /// Where a lane stands: what a frame continues from.
@@ -169,11 +175,34 @@ impl Frame {
     }
 }
 
+impl Listed {
+    /// The frame.
+    pub fn frame(&self) -> &Frame {
+        &self.frame
+    }
+
+    /// The frame, and its [`list_hash`].
+    pub fn into_parts(self) -> (Frame, B256) {
+        (self.frame, self.list)
+    }
+}
+
+impl From<Frame> for Listed {
+    fn from(frame: Frame) -> Self {
+        Listed { list: list_hash(&frame.payments), frame }
+    }
+}
+
 impl LaneTip {
     /// Where the lane stands after a list of payments, or `None` if the sum does not fit.
     pub fn after(&self, payments: &[Payment]) -> Option<LaneTip> {
+        self.after_list(payments, || list_hash(payments))
+    }
+
+    /// The same where the list's hash is at hand.
+    pub(crate) fn after_list(&self, payments: &[Payment], list: impl FnOnce() -> B256) -> Option<LaneTip> {
         let cumulative = payments.iter().try_fold(self.cumulative, |sum, p| sum.checked_add(p.cost()?))?;
-        Some(LaneTip { cumulative, memo: chain_hash(self.memo, list_hash(payments)) })
+        Some(LaneTip { cumulative, memo: chain_hash(self.memo, list()) })
     }
 }
 
@@ -192,16 +221,45 @@ pub fn member_voucher(account: AccountId, lane: u32, tip: LaneTip) -> Voucher {
 
 /// `keccak256(abi.encode((bytes16 id, bytes32 payee, uint128 amount, uint128 fee, bytes32 noteHash)[]))`.
 pub fn list_hash(payments: &[Payment]) -> B256 {
-    type Row = (FixedBytes<16>, B256, u128, u128, B256);
-    let rows: Vec<Row> =
-        payments.iter().map(|p| (p.id.0, p.payee.0, p.amount.get(), p.fee.get(), keccak256(&p.note))).collect();
-    keccak256(rows.abi_encode())
+    let mut rows = abi_list(payments.len(), 5);
+    for p in payments {
+        put_words(&mut rows, p.id, p.amount, Some(p.payee.0));
+        rows.extend_from_slice(&[0; 16]);
+        rows.extend_from_slice(&p.fee.get().to_be_bytes());
+        // Most payments have no note, and a hash is most of what a payment costs.
+        let note = if p.note.is_empty() { KECCAK256_EMPTY } else { keccak256(&p.note) };
+        rows.extend_from_slice(note.as_slice());
+    }
+    keccak256(rows)
 }
 
 /// `keccak256(abi.encode((bytes16 id, uint128 amount)[]))`: what a receipt's `payments` opens to.
 pub fn payments_hash(payments: &[(PaymentId, Amount)]) -> B256 {
-    let rows: Vec<(FixedBytes<16>, u128)> = payments.iter().map(|(id, amount)| (id.0, amount.get())).collect();
-    keccak256(rows.abi_encode())
+    opening_hash(payments.iter().copied())
+}
+
+/// As [`payments_hash`], of a list that stands elsewhere.
+pub(crate) fn opening_hash(payments: impl ExactSizeIterator<Item = (PaymentId, Amount)>) -> B256 {
+    let mut rows = abi_list(payments.len(), 2);
+    payments.for_each(|(id, amount)| put_words(&mut rows, id, amount, None));
+    keccak256(rows)
+}
+
+/// The head of the ABI encoding of one list: where it begins, and how many rows of `words` follow.
+fn abi_list(rows: usize, words: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(64 + rows * words * 32);
+    bytes.extend_from_slice(U256::from(32).to_be_bytes::<32>().as_slice());
+    bytes.extend_from_slice(U256::from(rows).to_be_bytes::<32>().as_slice());
+    bytes
+}
+
+/// An id, perhaps a payee, and an amount, in the ABI's words.
+fn put_words(bytes: &mut Vec<u8>, id: PaymentId, amount: Amount, payee: Option<B256>) {
+    bytes.extend_from_slice(id.as_slice());
+    bytes.extend_from_slice(&[0; 16]);
+    bytes.extend(payee.iter().flat_map(|payee| payee.0));
+    bytes.extend_from_slice(&[0; 16]);
+    bytes.extend_from_slice(&amount.get().to_be_bytes());
 }
 
 fn check_list(lane: u32, payments: &[Payment]) -> Result<(), FrameError> {
@@ -220,6 +278,7 @@ fn check_list(lane: u32, payments: &[Payment]) -> Result<(), FrameError> {
         }
     }
     let mut payees: Vec<ChannelId> = payments.iter().map(|p| p.payee).collect();
+    payees.dedup();
     payees.sort_unstable();
     payees.dedup();
     if payees.len() > PAYEES_MAX {

@@ -10,8 +10,10 @@
 //! A key signs only digests of structs that this crate hashed itself ([`crate::typed`]): [`SecretKey::sign`] is not
 //! public outside the crate.
 
+use std::cell::RefCell;
 use std::fmt;
 
+use alloy_primitives::map::HashMap;
 use alloy_primitives::{Address, B256, FixedBytes, keccak256};
 use curve25519_dalek::edwards::CompressedEdwardsY;
 use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
@@ -19,6 +21,9 @@ use secp256k1::ecdsa::{RecoverableSignature, RecoveryId};
 use secp256k1::{Message, SECP256K1};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
+
+/// Keys that a thread remembers in decompressed form, about 1 MiB.
+const KNOWN_KEYS_MAX: usize = 4096;
 
 /// A signature scheme. The number is what channel terms carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -284,13 +289,32 @@ impl Signature {
 ///
 /// Torsion in the key is not looked at here (it costs a scalar multiplication): see [`PublicKey::check`].
 pub fn ed25519_verify_strict(digest: &[u8; 32], key: &[u8; 32], signature: &[u8; 64]) -> bool {
-    let Ok(verifying) = VerifyingKey::from_bytes(key) else { return false };
-    // dalek keeps the bytes it was given; a non-canonical encoding shows when the point is compressed again.
-    if verifying.to_edwards().compress().0 != *key {
-        return false;
-    }
+    let Some(verifying) = ed25519_key(key) else { return false };
     // `verify_strict` compares the bytes of R with the bytes it computed, so a non-canonical R cannot pass.
     verifying.verify_strict(digest, &ed25519_dalek::Signature::from_bytes(signature)).is_ok()
+}
+
+/// The point of a canonical key. Whoever pays, pays again: the last ones are remembered, because decompressing a key and
+/// compressing it again takes a quarter of a verification.
+fn ed25519_key(key: &[u8; 32]) -> Option<VerifyingKey> {
+    thread_local! {
+        static KNOWN: RefCell<HashMap<[u8; 32], VerifyingKey>> = RefCell::default();
+    }
+    KNOWN.with_borrow_mut(|known| {
+        if let Some(verifying) = known.get(key) {
+            return Some(*verifying);
+        }
+        let verifying = VerifyingKey::from_bytes(key).ok()?;
+        // dalek keeps the bytes it was given; a non-canonical encoding shows when the point is compressed again.
+        if verifying.to_edwards().compress().0 != *key {
+            return None;
+        }
+        if known.len() >= KNOWN_KEYS_MAX {
+            known.clear();
+        }
+        known.insert(*key, verifying);
+        Some(verifying)
+    })
 }
 
 /// The address that made a 65-byte signature, or `None` where the strict rule refuses it.

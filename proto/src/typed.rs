@@ -4,7 +4,9 @@
 //! digest. The same structs are hashed by the contract; the golden vectors under `proto/vectors` hold both to the same
 //! bytes. A key never signs 32 bytes that it did not hash from one of these structs.
 
-use alloy_primitives::{Address, B256, keccak256};
+use std::sync::OnceLock;
+
+use alloy_primitives::{Address, B256, Keccak256, keccak256};
 use alloy_sol_types::{SolStruct, SolValue, sol};
 use serde::{Deserialize, Serialize};
 
@@ -127,7 +129,10 @@ pub struct Domain {
 }
 
 /// A struct of this module; sealed, so that nothing else can be signed.
-pub trait Typed: SolStruct + Clone + sealed::Sealed {}
+pub trait Typed: SolStruct + Clone + sealed::Sealed {
+    /// `keccak256` of the struct's EIP-712 type, computed once.
+    fn type_hash(&self) -> B256;
+}
 
 /// A struct that the hub may sign as a leaf of a [`Batch`]: hub vouchers, receipts and its side of settlements.
 pub trait Batchable: Typed {}
@@ -137,7 +142,15 @@ mod sealed {
 }
 
 macro_rules! typed {
-    ($($name:ident),*) => { $(impl sealed::Sealed for $name {} impl Typed for $name {})* };
+    ($($name:ident),*) => { $(
+        impl sealed::Sealed for $name {}
+        impl Typed for $name {
+            fn type_hash(&self) -> B256 {
+                static HASH: OnceLock<B256> = OnceLock::new();
+                *HASH.get_or_init(|| self.eip712_type_hash())
+            }
+        }
+    )* };
 }
 typed!(ChannelTerms, Voucher, TickVoucher, Receipt, Ack, Settlement, CloseRequest, Offer, Login, Batch);
 impl Batchable for Voucher {}
@@ -166,7 +179,10 @@ impl Domain {
         let mut input = [0; 66];
         input[..2].copy_from_slice(&[0x19, 0x01]);
         input[2..34].copy_from_slice(self.separator.as_slice());
-        input[34..].copy_from_slice(body.eip712_hash_struct().as_slice());
+        let mut hasher = Keccak256::new();
+        hasher.update(body.type_hash());
+        hasher.update(body.eip712_encode_data());
+        hasher.finalize_into(&mut input[34..]);
         keccak256(input)
     }
 

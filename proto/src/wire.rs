@@ -504,7 +504,10 @@ pub fn proof_message(proof: &Proof) -> v1::Proof {
     match proof {
         Proof::Direct(_) => v1::Proof { signature, batched: false, flush: 0, path: Vec::new() },
         Proof::Batch { flush, path, .. } => {
-            v1::Proof { signature, batched: true, flush: *flush, path: path.iter().map(bytes_of).collect() }
+            // One allocation for the whole path: the steps are parts of it.
+            let mut steps = prost::bytes::Bytes::from(path.concat());
+            let path = path.iter().map(|step| steps.split_to(step.len())).collect();
+            v1::Proof { signature, batched: true, flush: *flush, path }
         }
     }
 }

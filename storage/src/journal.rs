@@ -318,8 +318,13 @@ impl JournalReader {
     /// # Errors
     /// [`Error::Poisoned`], or what the disk says.
     pub fn archive_before(&self, number: u64) -> Result<usize> {
+        self.archive_keeping(number, 1)
+    }
+
+    /// As [`JournalReader::archive_before`], but leaves the newest `live` segments where they are.
+    pub(crate) fn archive_keeping(&self, number: u64, live: usize) -> Result<usize> {
         self.shared.check_poison()?;
-        self.shared.poison_on_error(self.shared.archive_before(number))
+        self.shared.poison_on_error(self.shared.archive_before(number, live))
     }
 
     /// Whether a write or sync has failed, and how.
@@ -492,9 +497,9 @@ impl Shared {
         filled
     }
 
-    fn archive_before(&self, number: u64) -> Result<usize> {
+    fn archive_before(&self, number: u64, live: usize) -> Result<usize> {
         let mut moved = 0;
-        while let Some(first) = self.next_to_archive(number) {
+        while let Some(first) = self.next_to_archive(number, live) {
             let (from, to) = (live_name(first), archive_name(first));
             // One after the other, so that after a crash the archive is a beginning of the history.
             self.backend.rename(&from, &to).map_err(|e| Error::io("rename", &from, e))?;
@@ -510,9 +515,10 @@ impl Shared {
         Ok(moved)
     }
 
-    fn next_to_archive(&self, number: u64) -> Option<u64> {
+    fn next_to_archive(&self, number: u64, live: usize) -> Option<u64> {
         let segments = self.segments();
-        let oldest = segments.windows(2).find(|pair| matches!(pair[0].home, Home::Live { .. }))?;
+        let older = &segments[..segments.len().saturating_sub(live.saturating_sub(1))];
+        let oldest = older.windows(2).find(|pair| matches!(pair[0].home, Home::Live { .. }))?;
         (oldest[1].first <= number).then_some(oldest[0].first)
     }
 }

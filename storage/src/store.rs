@@ -222,6 +222,21 @@ impl StoreView {
         Ok(())
     }
 
+    /// Writes rows ahead of a checkpoint, without waiting for the disk. They are durable when the next
+    /// [`StoreView::checkpoint`] returns, and not in order before that: rows that refer to them belong into a checkpoint
+    /// after the next one.
+    ///
+    /// # Errors
+    /// [`Error::RowTooLarge`] changes nothing; a failure of the engine is as in [`StoreView::checkpoint`].
+    pub fn write_ahead(&self, batch: Batch) -> Result<()> {
+        let inner = &*self.inner;
+        inner.journal.check_poison()?;
+        // Not beside a checkpoint or a rebuild.
+        let _mark = inner.mark();
+        batch.check()?;
+        inner.fail_stop(inner.index.apply(&batch.map_values(with_crc)))
+    }
+
     /// A row's value, checked.
     ///
     /// # Errors
@@ -264,8 +279,17 @@ impl StoreView {
     /// # Errors
     /// As [`JournalReader::archive_before`].
     pub fn archive(&self) -> Result<usize> {
+        self.archive_keeping(1)
+    }
+
+    /// As [`StoreView::archive`], but leaves the newest `live` segments in use: they are read through at a start, and a
+    /// record in them is found at once.
+    ///
+    /// # Errors
+    /// As [`JournalReader::archive_before`].
+    pub fn archive_keeping(&self, live: usize) -> Result<usize> {
         let checkpointed = self.checkpointed();
-        self.inner.journal.archive_before(checkpointed + 1)
+        self.inner.journal.archive_keeping(checkpointed + 1, live)
     }
 
     /// See [`JournalReader::prepare_segment`]; call it where the checkpoints are written.

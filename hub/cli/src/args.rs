@@ -29,6 +29,8 @@ pub enum Command {
     Demo(Demo),
     /// A ledger, a hub, a faucet and three funded members to play with, until Ctrl-C.
     Dev(Dev),
+    /// Measures how many payments a second a hub takes on this machine, how long they wait, and what limits them.
+    Bench(Bench),
     /// The hub as a process of its own.
     #[command(subcommand)]
     Hub(HubCommand),
@@ -117,6 +119,34 @@ pub struct Dev {
     /// First of the ports: P for the hub's gRPC, P+1 for its operator, P+5 for the ledger's RPC; 0 for any free ones.
     #[arg(long, default_value_t = 7440)]
     pub port_base: u16,
+}
+
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// A workload, as in `frames_64`; several are possible. Default: all. A wrong name lists them.
+    #[arg(long, value_name = "W")]
+    pub workload: Vec<String>,
+    /// Members, each with a channel, a connection and a key of its own.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(2..=4000))]
+    pub clients: u16,
+    /// Seconds for which the peak of each workload is measured; the other phases are shorter.
+    #[arg(long, value_name = "S", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub seconds: u64,
+    /// Pays at this rate, payments a second, instead of looking for the peak.
+    #[arg(long, value_name = "R", value_parser = clap::value_parser!(u64).range(1..))]
+    pub rate: Option<u64>,
+    /// Frames of each lane of each payer that wait for an answer at peak. Default: by workload.
+    #[arg(long, value_name = "FRAMES", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub window: Option<u16>,
+    /// The folder on a disk in which everything is kept until the end. Default: the current one.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Draws payments and limits into this file.
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// Writes the tables as Markdown, into this file if one is named.
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
+    pub markdown: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

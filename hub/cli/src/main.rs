@@ -1,6 +1,7 @@
 //! `payhub`: the one binary. See `payhub --help`, or the README.
 
 mod args;
+mod bench;
 mod chain;
 mod demo;
 mod dev;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
 async fn command(command: Command, out: Output) -> Result<(), Failure> {
     match command {
         Command::Dev(args) => dev::run(args, out).await,
+        Command::Bench(args) => bench::run(args, out).await,
         Command::Hub(HubCommand::Run(args)) => run_hub::run(args, out).await,
         Command::Ledger(LedgerCommand::Bench(args)) => ledger_bench::run(&args, out),
         Command::Ledger(LedgerCommand::Run(args)) => run_ledger::run(args, out).await,

@@ -13,6 +13,7 @@
 //! What holds after every operation, for every account: both nets are at least zero with every settlement that may
 //! still be posted counted as posted; for every flush, what payers paid is what payees and the hub got (I4).
 
+mod channels;
 mod record;
 mod refusal;
 #[cfg(test)]
@@ -20,16 +21,18 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use alloy_primitives::map::{HashMap, HashSet};
 use alloy_primitives::{Address, B256, Bytes, U256};
 use serde::{Deserialize, Serialize};
 
+pub use channels::Channels;
 pub use record::{Credit, CreditBase, Entry, FlushRecord, Outcome, SignedOutcome};
 pub use refusal::Refusal;
 
 use crate::account::{Kept, SEQ_AHEAD_MAX, Status, Totals, clamp, covers};
 use crate::amount::{Amount, Net, net};
 use crate::evidence::Signed;
-use crate::frame::{Frame, LaneTip, Payment};
+use crate::frame::{Frame, LaneTip, Listed, Payment};
 use crate::ids::{AccountId, Asset, ChannelId, PaymentId};
 use crate::keys::{PublicKey, Scheme};
 use crate::stream::{CLAIM_GAS_MAX, GAS_LANE, GAS_TICK, LaneVoucher, Revealed, StreamId, StreamOpening, TicksPaid};
@@ -264,7 +267,7 @@ pub struct AssetSums {
 pub struct Books {
     domain: Domain,
     policy: Policy,
-    channels: BTreeMap<ChannelId, Channel>,
+    channels: Channels,
     sessions: BTreeMap<ChannelId, SessionId>,
     names: BTreeMap<String, ChannelId>,
     income: BTreeMap<Asset, Amount>,
@@ -288,14 +291,31 @@ pub struct Books {
 struct OpenFlush {
     entries: Vec<Entry>,
     credited: Vec<AccountId>,
-    seen: BTreeSet<AccountId>,
-    ids: BTreeMap<(ChannelId, PaymentId), (Asset, u32, Payment)>,
+    seen: HashSet<AccountId>,
+    /// Where each payment stands: its frame's entry, and its place in the frame.
+    ids: HashMap<(ChannelId, PaymentId), (u32, u32)>,
     /// The ticks of each opening, which end the record: what they come to is known when the flush is sealed.
     ticks: Vec<TicksPaid>,
     /// Where they stand in `ticks`, by payer and stream: a stream has one opening.
-    streams: BTreeMap<(ChannelId, StreamId), usize>,
+    streams: HashMap<(ChannelId, StreamId), usize>,
     debits: BTreeMap<Asset, U256>,
     income: BTreeMap<Asset, Amount>,
+}
+
+impl OpenFlush {
+    /// Takes over the tables of the flush before, empty but with their room.
+    fn keep_room(&mut self, sealed: &mut OpenFlush) {
+        (self.ids, self.seen) = (std::mem::take(&mut sealed.ids), std::mem::take(&mut sealed.seen));
+        self.ids.clear();
+        self.seen.clear();
+    }
+
+    /// A payment of the open flush: its asset, its entry, itself.
+    fn payment(&self, payer: ChannelId, id: PaymentId) -> Option<(Asset, u32, &Payment)> {
+        let (entry, place) = *self.ids.get(&(payer, id))?;
+        let Entry::Frame(frame) = self.entries.get(entry as usize)? else { return None };
+        Some((frame.account().asset, entry, frame.payments.get(place as usize)?))
+    }
 }
 
 /// The part of the books that is not a channel: one row of a checkpoint.
@@ -314,10 +334,11 @@ pub struct Ground {
 impl Books {
     /// Empty books.
     pub fn new(domain: Domain, policy: Policy) -> Self {
+        let channels = Channels::new(&policy);
         Books {
             domain,
             policy,
-            channels: BTreeMap::new(),
+            channels,
             sessions: BTreeMap::new(),
             names: BTreeMap::new(),
             income: BTreeMap::new(),
@@ -343,16 +364,18 @@ impl Books {
         channels: impl IntoIterator<Item = (ChannelId, Channel)>,
     ) -> Self {
         let mut books = Books::new(domain, policy);
-        books.channels = channels.into_iter().collect();
-        books.names =
-            books.channels.iter().filter_map(|(id, channel)| channel.name.clone().map(|name| (name, *id))).collect();
-        books.keeping = books
-            .channels
-            .iter()
-            .flat_map(|(id, c)| c.accounts.iter().map(|(asset, a)| (AccountId { channel: *id, asset: *asset }, a)))
-            .filter(|(_, account)| !account.kept.is_empty())
-            .map(|(id, _)| id)
-            .collect();
+        let (mut restored, mut names) = (Vec::new(), Vec::new());
+        for (id, channel) in channels {
+            if let Some(name) = &channel.name {
+                names.push((name.clone(), id));
+            }
+            let kept = channel.accounts.iter().filter(|(_, account)| !account.kept.is_empty());
+            books.keeping.extend(kept.map(|(asset, _)| AccountId { channel: id, asset: *asset }));
+            restored.push((id, books.channels.slot(id, channel)));
+        }
+        // Trees that are made at once are dense; those that grow are half empty.
+        books.channels.fill(restored);
+        books.names = names.into_iter().collect();
         let Ground { income, confirmed, confirmed_time, cursor, frozen, sealed } = ground;
         Books { income, confirmed, confirmed_time, cursor, frozen, sealed, ..books }
     }
@@ -387,7 +410,8 @@ impl Books {
             return None;
         }
         let mut open = std::mem::take(&mut self.open);
-        open.entries.extend(open.ticks.into_iter().map(Entry::Ticks));
+        open.entries.extend(std::mem::take(&mut open.ticks).into_iter().map(Entry::Ticks));
+        self.open.keep_room(&mut open);
         let credited: Vec<CreditBase> = open.credited.iter().map(|account| self.credit_base(*account)).collect();
         let income: Vec<(Asset, Amount)> =
             open.income.keys().map(|asset| (*asset, self.income.get(asset).copied().unwrap_or_default())).collect();
@@ -414,6 +438,13 @@ impl Books {
             frozen: self.frozen,
             sealed: self.sealed,
         }
+    }
+
+    /// Looks at some channels that are awake and puts to sleep those without a session that did not change since the
+    /// last checkpoint. Call it now and then; it changes no answer.
+    pub fn rest(&mut self, count: usize) {
+        let (sessions, touched) = (&self.sessions, &self.touched);
+        self.channels.rest(count, |id| sessions.contains_key(id) || touched.contains(id));
     }
 
     /// The channels that changed since the last call: the rows that the next checkpoint writes.
@@ -455,8 +486,8 @@ impl Books {
         self.frozen
     }
 
-    /// All channels in the order of their ids.
-    pub fn channels(&self) -> &BTreeMap<ChannelId, Channel> {
+    /// All channels.
+    pub fn channels(&self) -> &Channels {
         &self.channels
     }
 
@@ -487,20 +518,7 @@ impl Books {
 
     /// The sums per asset, for an audit.
     pub fn sums(&self) -> BTreeMap<Asset, AssetSums> {
-        let mut all: BTreeMap<Asset, AssetSums> = BTreeMap::new();
-        for (asset, account) in self.channels.values().flat_map(|channel| &channel.accounts) {
-            let sums = all.entry(*asset).or_default();
-            sums.custody = sums.custody.saturating_add(account.ledger.custody());
-            sums.paid = sums.paid.saturating_add(account.member_paid.into());
-            sums.credited = sums.credited.saturating_add(account.hub_paid.into());
-            if account.ledger.status == Status::Final {
-                sums.windfall = sums.windfall.saturating_add(account.windfall());
-            } else {
-                let (member, hub) = account.ledger_nets();
-                sums.member_nets = sums.member_nets.saturating_add(member);
-                sums.hub_nets = sums.hub_nets.saturating_add(hub);
-            }
-        }
+        let mut all = self.channels.sums();
         for (asset, income) in &self.income {
             all.entry(*asset).or_default().income = *income;
         }
@@ -605,7 +623,13 @@ impl Books {
 
 impl Books {
     /// Decides a frame whose form and signature were checked: see [`Refusal`] for the order of the checks.
-    pub fn pay(&mut self, session: SessionId, frame: Frame, index: &impl PaymentIndex) -> Result<Paid, Refusal> {
+    pub fn pay(
+        &mut self,
+        session: SessionId,
+        frame: impl Into<Listed>,
+        index: &impl PaymentIndex,
+    ) -> Result<Paid, Refusal> {
+        let (frame, list) = frame.into().into_parts();
         let from = frame.account();
         if let Some(flush) = self.known(&frame, index)? {
             return Ok(Paid::Again { flush });
@@ -619,11 +643,15 @@ impl Books {
         let none = Account::default();
         let payer = channel.accounts.get(&from.asset).unwrap_or(&none);
         payer.check_open()?;
-        payer.check_continues(&frame)?;
+        payer.check_continues(&frame, list)?;
         payer.check_claim_gas(frame.lane(), GAS_LANE)?;
         policy.check_fees(&frame.payments)?;
+        let mut checked: Vec<ChannelId> = Vec::new();
         for payment in &frame.payments {
-            self.check_payee(from, payment.payee)?;
+            if !checked.iter().rev().any(|payee| *payee == payment.payee) {
+                self.check_payee(from, payment.payee)?;
+                checked.push(payment.payee);
+            }
         }
         let cost = frame.cost().ok_or(Refusal::Overflow { account: from })?;
         let available = payer.member_net();
@@ -642,10 +670,8 @@ impl Books {
         let next = self.sealed.saturating_add(1);
         // The ids of ticks are only known when the flush is sealed, so all of their stream are taken.
         let taken = |p: &Payment| self.open.streams.contains_key(&(from.channel, StreamId::of(p.id)));
-        let find = |payment: &Payment| match self.open.ids.get(&(from.channel, payment.id)) {
-            Some((asset, entry, known)) => {
-                Some(KnownPayment { flush: next, asset: *asset, entry: *entry, payment: known.clone() })
-            }
+        let find = |payment: &Payment| match self.open.payment(from.channel, payment.id) {
+            Some((asset, entry, known)) => Some(KnownPayment { flush: next, asset, entry, payment: known.clone() }),
             None => index.find(from.channel, payment.id),
         };
         let mut place = None;
@@ -689,20 +715,26 @@ impl Books {
         Ok(())
     }
 
-    /// What each payee's account gets, if the hub's collateral in each covers it.
+    /// What each payee's account gets, in the order of first appearance, if the hub's collateral in each covers it.
     fn check_backing(
         &mut self,
         from: AccountId,
         payments: impl Iterator<Item = (ChannelId, Amount)>,
-    ) -> Result<BTreeMap<AccountId, Amount>, Refusal> {
-        let mut credits: BTreeMap<AccountId, Amount> = BTreeMap::new();
-        for (payee, amount) in payments.filter(|(payee, _)| *payee != ChannelId::HUB) {
-            let account = AccountId { channel: payee, asset: from.asset };
-            let credit = credits.entry(account).or_default();
-            *credit = credit.checked_add(amount).ok_or(Refusal::Overflow { account })?;
+    ) -> Result<Vec<(AccountId, Amount)>, Refusal> {
+        // A frame has few payees, and usually goes on with the one it just paid.
+        let mut credits: Vec<(AccountId, Amount)> = Vec::new();
+        for (channel, amount) in payments.filter(|(payee, _)| *payee != ChannelId::HUB) {
+            let account = AccountId { channel, asset: from.asset };
+            match credits.iter_mut().rev().find(|(known, _)| *known == account) {
+                Some((_, credit)) => *credit = credit.checked_add(amount).ok_or(Refusal::Overflow { account })?,
+                None => credits.push((account, amount)),
+            }
         }
+        // Of several that lack something the lowest id is named, whatever the payer's order.
+        let mut in_order: Vec<&(AccountId, Amount)> = credits.iter().collect();
+        in_order.sort_unstable();
         let mut short = None;
-        for (account, credit) in &credits {
+        for (account, credit) in in_order {
             let held = self.account(*account);
             let backing = held.map(Account::hub_net).unwrap_or_default();
             if held.map_or(Some(*credit), |a| a.hub_paid.checked_add(*credit)).is_none() {
@@ -722,23 +754,25 @@ impl Books {
     }
 
     /// The one place where an accepted frame changes the books.
-    fn take(&mut self, from: AccountId, frame: Frame, member_paid: Amount, credits: BTreeMap<AccountId, Amount>) {
+    fn take(&mut self, from: AccountId, frame: Frame, member_paid: Amount, credits: Vec<(AccountId, Amount)>) {
         self.entry(from).lanes.insert(frame.lane(), LaneVoucher::Plain(frame.voucher.clone()));
+        let payees: Vec<AccountId> = credits.iter().map(|(account, _)| *account).collect();
         self.move_money(from, member_paid, credits);
+        payees.into_iter().for_each(|account| self.note_credited(account));
         let entry = u32::try_from(self.open.entries.len()).expect("a flush holds fewer than 2^32 entries");
-        for payment in &frame.payments {
-            self.open.ids.insert((from.channel, payment.id), (from.asset, entry, payment.clone()));
-            self.note_credited(AccountId { channel: payment.payee, asset: from.asset });
-        }
+        let places =
+            frame.payments.iter().zip(0..).map(|(payment, place)| ((from.channel, payment.id), (entry, place)));
+        self.open.ids.extend(places);
         self.open.entries.push(Entry::Frame(frame));
     }
 
     /// From the payer to the payees and, what is left, to the hub.
-    fn move_money(&mut self, from: AccountId, member_paid: Amount, credits: BTreeMap<AccountId, Amount>) {
+    fn move_money(&mut self, from: AccountId, member_paid: Amount, credits: Vec<(AccountId, Amount)>) {
         let payer = self.entry(from);
         let debit = member_paid.saturating_sub(payer.member_paid);
         payer.member_paid = member_paid;
-        let credited = Amount::checked_sum(credits.values().copied()).expect("parts of a sum that fits");
+        let credited =
+            Amount::checked_sum(credits.iter().map(|(_, credit)| *credit)).expect("parts of a sum that fits");
         for (account, credit) in credits {
             let payee = self.entry(account);
             payee.hub_paid = payee.hub_paid.checked_add(credit).expect("checked before the frame was taken");
@@ -1048,12 +1082,10 @@ impl Books {
             Entry::Opened(terms) => {
                 let id = self.domain.channel_id(terms);
                 self.touched.insert(id);
-                self.channels.entry(id).or_insert_with(|| Channel {
-                    terms: terms.clone(),
-                    name: None,
-                    served: false,
-                    accounts: BTreeMap::new(),
-                });
+                if !self.channels.contains_key(&id) {
+                    let accounts = BTreeMap::new();
+                    self.channels.insert(id, Channel { terms: terms.clone(), name: None, served: false, accounts });
+                }
             }
             Entry::Ledger { confirmed, confirmed_time, totals, cursor } => {
                 self.confirmed = self.confirmed.max(*confirmed);
@@ -1153,7 +1185,6 @@ impl Books {
     /// Applies the credits that a flush numbers; gives their sum per asset.
     fn note_credits(&mut self, outcome: &Outcome) -> BTreeMap<Asset, U256> {
         let mut sums: BTreeMap<Asset, U256> = BTreeMap::new();
-        let domain = self.domain;
         for credit in outcome.credits.iter().filter(|c| !c.is_for_hub()) {
             let id = credit.receipt.account();
             let sum = sums.entry(id.asset).or_default();
@@ -1167,8 +1198,8 @@ impl Books {
             account.credited = total;
             account.hub_paid = account.hub_paid.max(total);
             account.head = credit.head;
-            let digest = domain.digest(&credit.receipt);
-            account.links.push_back(Link { number: account.credits, payer: credit.payer, digest, head: credit.head });
+            let Credit { payer, digest, head, .. } = *credit;
+            account.links.push_back(Link { number: account.credits, payer, digest, head });
             if account.links.len() > LINKS_MAX
                 && let Some(oldest) = account.links.pop_front()
             {
@@ -1188,6 +1219,36 @@ impl Books {
         self.touched.insert(id.channel);
         let channel = self.channels.get_mut(&id.channel).expect("entries are recorded for known channels only");
         channel.accounts.entry(id.asset).or_default()
+    }
+}
+
+// ---- sums ----------------------------------------------------------------------------------------------------------
+
+impl AssetSums {
+    /// Counts an account.
+    fn add(&mut self, account: &Account) {
+        self.custody = self.custody.saturating_add(account.ledger.custody());
+        self.paid = self.paid.saturating_add(account.member_paid.into());
+        self.credited = self.credited.saturating_add(account.hub_paid.into());
+        if account.ledger.status == Status::Final {
+            self.windfall = self.windfall.saturating_add(account.windfall());
+        } else {
+            let (member, hub) = account.ledger_nets();
+            self.member_nets = self.member_nets.saturating_add(member);
+            self.hub_nets = self.hub_nets.saturating_add(hub);
+        }
+    }
+
+    /// Takes an account out again that was counted as it is.
+    fn remove(&mut self, account: &Account) {
+        let mut one = AssetSums::default();
+        one.add(account);
+        self.custody = self.custody.saturating_sub(one.custody);
+        self.paid = self.paid.saturating_sub(one.paid);
+        self.credited = self.credited.saturating_sub(one.credited);
+        self.windfall = self.windfall.saturating_sub(one.windfall);
+        self.member_nets = self.member_nets.saturating_sub(one.member_nets);
+        self.hub_nets = self.hub_nets.saturating_sub(one.hub_nets);
     }
 }
 
@@ -1261,9 +1322,9 @@ impl Account {
         self.kept.iter().filter(|k| k.closes()).map(|k| &k.settlement).find(unsigned)
     }
 
-    fn check_continues(&self, frame: &Frame) -> Result<(), Refusal> {
+    fn check_continues(&self, frame: &Frame, list: B256) -> Result<(), Refusal> {
         let tip = self.tip(frame.lane());
-        match tip.after(&frame.payments) {
+        match tip.after_list(&frame.payments, || list) {
             Some(next) if next == frame.tip() => Ok(()),
             Some(_) | None => Err(Refusal::LaneBroken { lane: frame.lane(), cumulative: tip.cumulative }),
         }

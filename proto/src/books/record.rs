@@ -5,8 +5,9 @@
 //! to rows that are already ahead of it, changes nothing. [`FlushRecord::outcome`] derives from the record alone
 //! everything that the hub then signs and sends, byte for byte the same at any later time.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
+use alloy_primitives::map::HashMap;
 use alloy_primitives::{B256, Bytes};
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +15,7 @@ use crate::account::Totals;
 use crate::amount::Amount;
 use crate::batch::{BatchTree, sign_batch};
 use crate::evidence::{Proven, Signed};
-use crate::frame::{Frame, payments_hash};
+use crate::frame::{Frame, opening_hash};
 use crate::ids::{AccountId, Asset, ChannelId, PaymentId, Side};
 use crate::keys::{Scheme, SecretKey, Signature};
 use crate::stream::{StreamOpening, TicksPaid};
@@ -104,6 +105,8 @@ pub struct Credit {
     pub payer: ChannelId,
     /// The receipt's body. For the hub itself: channel zero, credit 0, total 0.
     pub receipt: Receipt,
+    /// The receipt's digest.
+    pub digest: B256,
     /// Head of the payee's credit chain before this credit.
     pub head_before: B256,
     /// Head after it.
@@ -133,14 +136,8 @@ impl FlushRecord {
         let mut collected = Collected::default();
         for entry in &self.entries {
             match entry {
-                Entry::Frame(frame) => {
-                    let from = frame.account();
-                    let items = frame.payments.iter().map(|p| (p.payee, (p.id, p.amount, p.note.clone())));
-                    items.for_each(|(payee, item)| collected.add(from, payee, item));
-                }
-                Entry::Ticks(paid) => {
-                    collected.add(paid.account, paid.terms.payee, (paid.id(), paid.amount(), Bytes::new()));
-                }
+                Entry::Frame(frame) => collected.frame(frame),
+                Entry::Ticks(paid) => collected.ticks(paid),
                 Entry::Opened(_)
                 | Entry::Ledger { .. }
                 | Entry::Named(..)
@@ -161,7 +158,7 @@ impl FlushRecord {
             outcome.vouchers.push(stand.voucher());
         }
         for ((payer, asset), payments) in collected.to_hub {
-            outcome.credits.push(hub_credit(payer, asset, payments));
+            outcome.credits.push(hub_credit(domain, payer, asset, payments));
         }
         outcome.settlements = self
             .entries
@@ -189,10 +186,9 @@ impl Outcome {
             let scheme = scheme_of(channel);
             let of_key = leaves.entry(scheme).or_default();
             of_key.push(digest);
-            (scheme, of_key.len() - 1)
+            Leaf { scheme, index: of_key.len() - 1, digest }
         };
-        let receipts: Vec<_> =
-            self.credits.iter().map(|c| place(c.signing_channel(), domain.digest(&c.receipt))).collect();
+        let receipts: Vec<_> = self.credits.iter().map(|c| place(c.signing_channel(), c.digest)).collect();
         let vouchers: Vec<_> = self.vouchers.iter().map(|v| place(ChannelId(v.channelId), domain.digest(v))).collect();
         let settlements: Vec<_> =
             self.settlements.iter().map(|s| place(ChannelId(s.channelId), domain.digest(s))).collect();
@@ -206,7 +202,7 @@ impl Outcome {
                 (scheme, (tree, signature))
             })
             .collect();
-        let batches = Batches { domain, flush, batches };
+        let batches = Batches { flush, batches };
         let bodies = self.credits.iter().map(|c| c.receipt.clone());
         SignedOutcome {
             flush,
@@ -230,19 +226,25 @@ impl Credit {
     }
 }
 
-struct Batches<'a> {
-    domain: &'a Domain,
+/// Where a digest stands among the leaves of its key.
+struct Leaf {
+    scheme: Scheme,
+    index: usize,
+    digest: B256,
+}
+
+struct Batches {
     flush: u64,
     batches: BTreeMap<Scheme, (BatchTree, Signature)>,
 }
 
-impl Batches<'_> {
-    fn prove<T: Batchable>(&self, bodies: impl Iterator<Item = T>, places: Vec<(Scheme, usize)>) -> Vec<Proven<T>> {
+impl Batches {
+    fn prove<T: Batchable>(&self, bodies: impl Iterator<Item = T>, leaves: Vec<Leaf>) -> Vec<Proven<T>> {
         bodies
-            .zip(places)
-            .map(|(body, (scheme, index))| {
-                let (tree, signature) = &self.batches[&scheme];
-                Proven::from_own_batch(self.domain, body, self.flush, tree.path(index), *signature)
+            .zip(leaves)
+            .map(|(body, leaf)| {
+                let (tree, signature) = &self.batches[&leaf.scheme];
+                Proven::from_own_leaf(body, leaf.digest, self.flush, tree.path(leaf.index), *signature)
             })
             .collect()
     }
@@ -254,7 +256,8 @@ type Items = Vec<Item>;
 /// The payments of a flush by payee account and payer, in the order of first appearance.
 #[derive(Default)]
 struct Collected {
-    to_members: BTreeMap<AccountId, Payers>,
+    payees: Vec<Payers>,
+    to_members: HashMap<AccountId, usize>,
     to_hub: BTreeMap<(ChannelId, Asset), Items>,
 }
 
@@ -266,20 +269,54 @@ struct Payers {
 }
 
 impl Collected {
-    fn add(&mut self, from: AccountId, payee: ChannelId, item: Item) {
-        if payee == ChannelId::HUB {
-            return self.to_hub.entry((from.channel, from.asset)).or_default().push(item);
-        }
-        let payers = self.to_members.entry(AccountId { channel: payee, asset: from.asset }).or_default();
-        let place = *payers.places.entry(from.channel).or_insert(payers.in_order.len());
-        match payers.in_order.get_mut(place) {
-            Some((_, items)) => items.push(item),
-            None => payers.in_order.push((from.channel, vec![item])),
+    fn frame(&mut self, frame: &Frame) {
+        let from = frame.account();
+        // A frame pays few payees: where each of them stands is looked up once.
+        let mut known: Vec<(ChannelId, usize, usize)> = Vec::new();
+        for p in &frame.payments {
+            let item = (p.id, p.amount, p.note.clone());
+            if p.payee == ChannelId::HUB {
+                self.to_hub.entry((from.channel, from.asset)).or_default().push(item);
+                continue;
+            }
+            let place =
+                known.iter().rev().find(|(payee, ..)| *payee == p.payee).map(|(_, payee, payer)| (*payee, *payer));
+            let (payee, payer) = place.unwrap_or_else(|| {
+                let (payee, payer) = self.place(AccountId { channel: p.payee, asset: from.asset }, from.channel);
+                known.push((p.payee, payee, payer));
+                (payee, payer)
+            });
+            self.payees[payee].in_order[payer].1.push(item);
         }
     }
 
+    fn ticks(&mut self, paid: &TicksPaid) {
+        let (from, item) = (paid.account, (paid.id(), paid.amount(), Bytes::new()));
+        if paid.terms.payee == ChannelId::HUB {
+            self.to_hub.entry((from.channel, from.asset)).or_default().push(item);
+            return;
+        }
+        let (payee, payer) = self.place(AccountId { channel: paid.terms.payee, asset: from.asset }, from.channel);
+        self.payees[payee].in_order[payer].1.push(item);
+    }
+
+    /// Where the payments of a payer to an account stand.
+    fn place(&mut self, account: AccountId, from: ChannelId) -> (usize, usize) {
+        let payee = *self.to_members.entry(account).or_insert_with(|| {
+            self.payees.push(Payers::default());
+            self.payees.len() - 1
+        });
+        let Payers { in_order, places } = &mut self.payees[payee];
+        let payer = *places.entry(from).or_insert_with(|| {
+            in_order.push((from, Items::new()));
+            in_order.len() - 1
+        });
+        (payee, payer)
+    }
+
     fn of(&mut self, account: AccountId) -> Vec<(ChannelId, Items)> {
-        self.to_members.remove(&account).unwrap_or_default().in_order
+        let payee = self.to_members.remove(&account);
+        payee.map(|payee| std::mem::take(&mut self.payees[payee].in_order)).unwrap_or_default()
     }
 }
 
@@ -297,9 +334,10 @@ impl CreditBase {
             total: self.total.get(),
             payments: opening(&payments),
         };
+        let digest = domain.digest(&receipt);
         let head_before = self.head;
-        self.head = chain_hash(head_before, domain.digest(&receipt));
-        Credit { payer, receipt, head_before, head: self.head, payments }
+        self.head = chain_hash(head_before, digest);
+        Credit { payer, receipt, digest, head_before, head: self.head, payments }
     }
 
     fn voucher(&self) -> Voucher {
@@ -315,7 +353,7 @@ impl CreditBase {
     }
 }
 
-fn hub_credit(payer: ChannelId, asset: Asset, payments: Items) -> Credit {
+fn hub_credit(domain: &Domain, payer: ChannelId, asset: Asset, payments: Items) -> Credit {
     let receipt = Receipt {
         channelId: B256::ZERO,
         asset,
@@ -324,7 +362,8 @@ fn hub_credit(payer: ChannelId, asset: Asset, payments: Items) -> Credit {
         total: 0,
         payments: opening(&payments),
     };
-    Credit { payer, receipt, head_before: B256::ZERO, head: B256::ZERO, payments }
+    let digest = domain.digest(&receipt);
+    Credit { payer, receipt, digest, head_before: B256::ZERO, head: B256::ZERO, payments }
 }
 
 fn sum(payments: &Items) -> Amount {
@@ -333,6 +372,5 @@ fn sum(payments: &Items) -> Amount {
 }
 
 fn opening(payments: &Items) -> B256 {
-    let list: Vec<(PaymentId, Amount)> = payments.iter().map(|(id, amount, _)| (*id, *amount)).collect();
-    payments_hash(&list)
+    opening_hash(payments.iter().map(|(id, amount, _)| (*id, *amount)))
 }

@@ -66,6 +66,11 @@ fn seeded(scheme: Scheme, n: u8) -> SecretKey {
     SecretKey::derive(scheme, &[n; 32], "test")
 }
 
+/// The channels as a checkpoint's rows.
+fn rows(books: &Books) -> BTreeMap<ChannelId, Channel> {
+    books.channels().iter().map(|(id, channel)| (*id, channel.clone())).collect()
+}
+
 fn domain() -> Domain {
     Domain::new(31_337, Address::repeat_byte(0xad))
 }
@@ -273,7 +278,7 @@ impl World {
             assert_eq!(fresh.channels(), self.books.channels());
             assert_eq!(fresh.ground(), self.books.ground());
         }
-        let channels = self.books.channels().clone();
+        let channels = rows(&self.books);
         let mut ahead = Books::restore(domain(), policy, self.books.ground(), channels);
         self.records.iter().for_each(|record| ahead.replay(record));
         assert_eq!(ahead.channels(), self.books.channels());
@@ -1070,7 +1075,7 @@ struct Run {
     dice: Dice,
     streams: Vec<Stream>,
     grounds: Vec<Ground>,
-    rows: Vec<BTreeMap<ChannelId, Channel>>,
+    rows: Vec<Channels>,
 }
 
 impl Run {

@@ -17,13 +17,13 @@ use crate::{Error, Result};
 /// How sled is set up.
 #[derive(Clone, Debug)]
 pub struct SledConfig {
-    /// Memory for pages. The hot rows should fit; the rest is read from the disk.
+    /// Memory for pages; sled takes up to twice as much. What does not fit is read again, usually from the system's cache.
     pub cache_bytes: u64,
 }
 
 impl Default for SledConfig {
     fn default() -> SledConfig {
-        SledConfig { cache_bytes: 256 << 20 }
+        SledConfig { cache_bytes: 32 << 20 }
     }
 }
 

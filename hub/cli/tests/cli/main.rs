@@ -14,6 +14,7 @@
 
 mod apart;
 mod bad_input;
+mod bench;
 mod cast;
 mod demo;
 mod dev;

@@ -319,6 +319,8 @@ impl Load {
     /// Waits until everything was answered and credited.
     async fn settle(&mut self) -> Result<(), Failure> {
         let until = Instant::now() + SETTLE_PATIENCE;
+        // Who answers this has obeyed every order before it: nobody signs one frame more between two answers.
+        self.accounts().await?;
         while self.tally.waiting() > 0 {
             if Instant::now() > until {
                 return Err(Failure::other(format!("{} frames are not answered", self.tally.waiting())));

@@ -21,6 +21,13 @@ pub(crate) const OUTBOX_MAX: usize = 64;
 pub(crate) const FLUSH_BYTES_MAX: usize = 2 << 20;
 /// Frames of one flush, so that the cost of signing it is bounded.
 pub(crate) const FLUSH_FRAMES_MAX: usize = 8192;
+/// Orders of a flush from which on the next flush waits for more: fewer are no crowd.
+pub(crate) const PACE_FROM: usize = 8;
+/// How long a flush in a crowd waits, from the one before it: several times what a write costs, and little beside what
+/// anybody notices.
+pub(crate) const PACE: Duration = Duration::from_millis(2);
+/// Orders of a flush from which on the next one waits for nothing: there is more to do than to wait for.
+pub(crate) const PACE_FULL: usize = 512;
 /// Answers of one flush, refusals included. Full: as above.
 pub(crate) const FLUSH_ANSWERS_MAX: usize = 32 * 1024;
 /// Receipts of one answer, about 700 bytes each, so that it fits one message of a member. Full: the flush ends.

@@ -403,7 +403,7 @@ impl Load {
         let (paid, received, to_hub) = (sum(|a| a.paid), sum(|a| a.received), sum(|a| a.to_hub));
         let conserved = paid == received + to_hub && to_hub == hub.income.get();
         let backed = hub.nets.and_then(|nets| u128::try_from(nets).ok()) == Some(hub.custody.get());
-        let counted = figures.payments == self.tally.payments();
+        let counted = figures.payments == self.tally.payments_made();
         if !(each && conserved && backed && counted) {
             tracing::error!(each, conserved, backed, counted, ?hub, ?members, "the books do not reconcile");
         }

@@ -466,6 +466,7 @@ impl Peer {
                 self.to_hub = self.to_hub.saturating_add(payment.fee);
             }
             self.tally.accepted(answered.payments.len(), answered.intended, now);
+            self.tally.made(answered.payments.len());
         }
         for ticks in &message.ticks {
             let (payee, id, amount) = self.ticks_accepted(ticks, now)?;
@@ -623,6 +624,7 @@ impl Peer {
             self.tally.accepted(pending.count as usize, pending.intended, now);
         }
         let payment = ticks.payment().ok_or("accepted ticks make no payment")?;
+        self.tally.made(1);
         self.paid = self.paid.saturating_add(payment.cost().ok_or("a payment's cost does not fit")?);
         Ok((payment.payee, payment.id, payment.amount))
     }

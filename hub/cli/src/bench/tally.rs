@@ -15,6 +15,7 @@ const LONGEST_US: u64 = 120_000_000;
 #[derive(Debug)]
 pub struct Tally {
     payments: AtomicU64,
+    made: AtomicU64,
     refused: AtomicU64,
     waiting: AtomicU64,
     credited: AtomicU64,
@@ -36,6 +37,7 @@ impl Tally {
         let histogram = Histogram::new_with_bounds(1, LONGEST_US, 3).expect("the bounds are sound");
         Tally {
             payments: AtomicU64::new(0),
+            made: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
             credited: AtomicU64::new(0),
@@ -73,7 +75,17 @@ impl Tally {
         self.credited.fetch_add(u64::try_from(more.get()).unwrap_or(u64::MAX), Relaxed);
     }
 
-    /// Payments accepted so far.
+    /// Payments of a message: as many as it lists, and one for all ticks of a stream in one flush.
+    pub fn made(&self, payments: usize) {
+        self.made.fetch_add(payments as u64, Relaxed);
+    }
+
+    /// Payments as the hub counts them.
+    pub fn payments_made(&self) -> u64 {
+        self.made.load(Relaxed)
+    }
+
+    /// Payments accepted so far, a tick as one.
     pub fn payments(&self) -> u64 {
         self.payments.load(Relaxed)
     }

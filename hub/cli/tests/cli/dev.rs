@@ -58,6 +58,14 @@ fn everything_a_member_can_ask_has_its_fields() {
         assert!(paid[field].is_number(), "{field}: {paid}");
     }
     assert_eq!((&paid["paid"], &paid["amount"], &paid["asset"]), (&json!(300), &json!("0.03"), &json!("USDH")));
+    // More ticks than one signature covers.
+    let streamed =
+        world.json(&["stream", "bob", "0.00001USDH", "--from", "carol", "--ticks", "3000", "--rate", "6000"]);
+    assert!(streamed["ticks_per_s"].is_number(), "{streamed}");
+    assert_eq!(
+        (&streamed["paid"], &streamed["amount"], &streamed["asset"]),
+        (&json!(3000), &json!("0.03"), &json!("USDH"))
+    );
     let started = world.json(&["pay", "bob", "0.01USDH", "--from", "carol", "--rate", "50", "--count", "5"]);
     assert_eq!(started["paid"], 5);
     let event = follow.until(|e| e["event"] == "received");
@@ -74,7 +82,7 @@ fn everything_a_member_can_ask_has_its_fields() {
     assert_eq!(row(&alice, "assets", "USDH")["paid"], "0.03");
     assert_eq!(row(&alice, "assets", "USDH")["channel"], "499.97");
     let bob = world.json(&["balance", "bob"]);
-    assert_eq!(row(&bob, "assets", "USDH")["received"], "0.08");
+    assert_eq!(row(&bob, "assets", "USDH")["received"], "0.11");
 
     let history = world.json(&["history", "bob", "--limit", "400"]);
     let entries = history["entries"].as_array().expect("a list");
@@ -99,11 +107,11 @@ fn everything_a_member_can_ask_has_its_fields() {
     assert_eq!(row(&alice, "assets", "USDH")["channel"], "507.47");
 
     let settled = world.json(&["settle", "bob", "--asset", "USDH"]);
-    assert_eq!(row(&settled, "settled", "USDH")["withdrawn"], "500.08");
+    assert_eq!(row(&settled, "settled", "USDH")["withdrawn"], "500.11");
     let closed = world.json(&["close", "bob"]);
     assert_eq!(row(&closed, "closed", "USDH")["how"], "cooperative");
     let bob = world.json(&["balance", "bob"]);
-    assert_eq!(row(&bob, "assets", "USDH")["wallet"], "1000.08");
+    assert_eq!(row(&bob, "assets", "USDH")["wallet"], "1000.11");
     assert_eq!(row(&world.json(&["channels", "bob"]), "accounts", "USDH")["status"], "final");
 
     // A newcomer: keys, gifts, channel, all without saying where things are.
@@ -131,7 +139,7 @@ fn everything_a_member_can_ask_has_its_fields() {
     for field in ["chain_id", "adjudicator", "assets", "members"] {
         assert_eq!(again[field], ready[field]);
     }
-    for (member, channel) in [("alice", "506.47"), ("bob", "0"), ("carol", "500.45"), ("dave", "10.5")] {
+    for (member, channel) in [("alice", "506.47"), ("bob", "0"), ("carol", "500.42"), ("dave", "10.5")] {
         let balance = world.json(&["balance", member]);
         assert_eq!(row(&balance, "assets", "USDH")["channel"], channel, "{balance}");
     }
@@ -143,7 +151,7 @@ fn everything_a_member_can_ask_has_its_fields() {
     assert_eq!((second.code(), &second.object()["error"]["reason"]), (1, &json!("STORE_LOCKED")), "{second:#?}");
     running.kill();
     let (running, _) = start(&world, "d");
-    for (member, channel) in [("alice", "506.47"), ("carol", "497.45"), ("dave", "13.5")] {
+    for (member, channel) in [("alice", "506.47"), ("carol", "497.42"), ("dave", "13.5")] {
         assert_eq!(row(&world.json(&["balance", member]), "assets", "USDH")["channel"], channel, "{member}");
     }
     assert_eq!(world.json(&["pay", "dave", "1USDH", "--from", "alice"])["paid"], 1);

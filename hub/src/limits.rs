@@ -10,6 +10,8 @@ pub(crate) const QUEUE_BATCH: usize = 1024;
 pub(crate) const IN_FLIGHT_MAX: usize = 1024;
 /// Ticks that are decided as one if they have arrived together, so that others get their turn.
 pub(crate) const TICKS_AT_ONCE: usize = 256;
+/// Words that are none of their chain before the session ends: each may cost 2,048 hashes, and no honest client sends one.
+pub(crate) const WRONG_WORDS_MAX: u32 = 8;
 /// Streams that one session may have words checked of: all lanes of as many accounts as a hello may name.
 pub(crate) const CHAINS_MAX: usize = 64 * HELLO_ACCOUNTS_MAX;
 /// Answers and news that wait for one session. Nearly full: news is dropped and read from the store later.
@@ -78,5 +80,7 @@ pub(crate) const OFFER_VALIDITY_S: u64 = 24 * 3600;
 pub(crate) const LOW_WATER_BYTES: u64 = 256 << 20;
 /// How often the free space is looked at.
 pub(crate) const SPACE_INTERVAL: Duration = Duration::from_secs(2);
+/// Channels that may be awake, some kilobytes each. Above it as many are put to sleep after a flush as are too many.
+pub(crate) const AWAKE_MAX: usize = 32 * 1024;
 /// Channels that are looked at after each flush whether they may sleep: a few microseconds.
 pub(crate) const REST: usize = 32;

@@ -22,8 +22,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::limits::{
-    ANSWER_RECEIPTS_MAX, CHECKPOINT_BYTES, CHECKPOINT_ENTRIES, CHECKPOINT_INTERVAL, FLUSH_ANSWERS_MAX, FLUSH_BYTES_MAX,
-    FLUSH_FRAMES_MAX, LAG_MAX, PACE, PACE_FROM, PACE_FULL, QUEUE_BATCH, REST,
+    ANSWER_RECEIPTS_MAX, AWAKE_MAX, CHECKPOINT_BYTES, CHECKPOINT_ENTRIES, CHECKPOINT_INTERVAL, FLUSH_ANSWERS_MAX,
+    FLUSH_BYTES_MAX, FLUSH_FRAMES_MAX, LAG_MAX, PACE, PACE_FROM, PACE_FULL, QUEUE_BATCH, REST,
 };
 use crate::link::{Event, Link, Welcomed, WelcomedAccount};
 use crate::rows::{Index, Rows, RowsError, Snapshot};
@@ -246,7 +246,9 @@ impl Sequencer {
         self.paced_until = (PACE_FROM..PACE_FULL).contains(&open.orders).then(|| Instant::now() + PACE);
         let flush = Flush { sealed, answers: open.answers, credited, agreed: open.agreed, checkpoint };
         self.in_flight = true;
-        self.books.rest(REST);
+        // Reading wakes channels, refused frames too: above the bound more are put to sleep than can have been woken.
+        let crowd = self.books.channels().awake().saturating_sub(AWAKE_MAX);
+        self.books.rest(REST.max(crowd));
         // A committer that failed is gone, and has the hub ended.
         let _ = self.committer.send(flush);
     }

@@ -23,7 +23,7 @@ use crate::core::{Core, Token, random, unix_time_s};
 use crate::flushed::Flushed;
 use crate::limits::{
     CHAINS_MAX, HANDSHAKE_DEADLINE, HELLO_ACCOUNTS_MAX, IN_FLIGHT_MAX, PAGE_BYTES_MAX, PAGE_FLUSHES_MAX, TICKS_AT_ONCE,
-    WINDOW_MAX, WINDOW_START,
+    WINDOW_MAX, WINDOW_START, WRONG_WORDS_MAX,
 };
 use crate::link::{Event, Link, Welcomed};
 use crate::rows::{Rows, RowsError};
@@ -190,6 +190,12 @@ async fn read(
                         break;
                     }
                 }
+                // An honest client knows the words of its chain; strangers to it must not have the hub hash for nothing.
+                chains.wrong += u32::from(matches!(run.revealed, Err(StreamError::WrongWord { .. })));
+                if chains.wrong > WRONG_WORDS_MAX {
+                    let message = format!("{} words did not lead to their anchors", chains.wrong);
+                    return Err(End::Farewell { reason: "BAD_PREIMAGE", message });
+                }
                 let TickRun { asset, lane, index, revealed, ticks } = run;
                 let account = AccountId { channel: link.channel, asset };
                 Command::Tick { link: link.clone(), account, lane, index, revealed, ticks }
@@ -304,7 +310,11 @@ fn refusal(link: &Arc<Link>, tag: u64, account: AccountId, lane: u32, refusal: R
 
 /// How far each chain of the session was revealed.
 #[derive(Default)]
-struct Chains(HashMap<(Asset, u32), Chain>);
+struct Chains {
+    reached: HashMap<(Asset, u32), Chain>,
+    /// Words that were none of their chain.
+    wrong: u32,
+}
 
 /// Ticks of one lane that arrived together: the highest index, and in how many messages they came.
 struct TickRun {
@@ -317,18 +327,18 @@ struct TickRun {
 
 impl Chains {
     fn begin(&mut self, asset: Asset, lane: u32, chain: Chain) -> Result<(), End> {
-        if self.0.len() >= CHAINS_MAX && !self.0.contains_key(&(asset, lane)) {
+        if self.reached.len() >= CHAINS_MAX && !self.reached.contains_key(&(asset, lane)) {
             let message = format!("a session keeps {CHAINS_MAX} streams; open another session");
             return Err(End::Farewell { reason: "TOO_MANY_STREAMS", message });
         }
-        self.0.insert((asset, lane), chain);
+        self.reached.insert((asset, lane), chain);
         Ok(())
     }
 
     /// Checks a word by as many hashes as there are new ticks.
     fn reveal(&mut self, asset: Asset, tick: &v1::Tick, word: alloy_primitives::B256) -> TickRun {
         let (lane, index) = (tick.lane, tick.index);
-        let chain = self.0.get_mut(&(asset, lane)).ok_or(StreamError::NoStream { lane });
+        let chain = self.reached.get_mut(&(asset, lane)).ok_or(StreamError::NoStream { lane });
         TickRun { asset, lane, index, revealed: chain.and_then(|chain| chain.advance(index, word)), ticks: 1 }
     }
 
@@ -336,7 +346,8 @@ impl Chains {
     fn extend(&mut self, run: &mut TickRun, message: &Option<v1::ClientMessage>, places: &Semaphore) -> bool {
         let Some(v1::ClientMessage { kind: Some(client_message::Kind::Tick(tick)) }) = message else { return false };
         let Ok((asset, word)) = wire::read_tick(tick) else { return false };
-        let Some(chain) = self.0.get_mut(&(asset, tick.lane)).filter(|_| (asset, tick.lane) == (run.asset, run.lane))
+        let Some(chain) =
+            self.reached.get_mut(&(asset, tick.lane)).filter(|_| (asset, tick.lane) == (run.asset, run.lane))
         else {
             return false;
         };
@@ -422,7 +433,7 @@ async fn serve(
         for account in &welcomed.accounts {
             let streams = account.lanes.iter().filter_map(LaneVoucher::ticks);
             let streams = streams.map(|ticks| (ticks.opening().lane(), ticks.chain()));
-            chains.0.extend(streams.map(|(lane, chain)| ((account.account.asset, lane), chain)));
+            chains.reached.extend(streams.map(|(lane, chain)| ((account.account.asset, lane), chain)));
         }
     }
     writer.write(first).await?;

@@ -488,7 +488,8 @@ impl LaneTicks {
 
     /// Goes on to a later index of the same chain; an earlier one, or another chain's, changes nothing.
     pub fn advance(&mut self, revealed: &Revealed) {
-        if revealed.anchor == self.anchor() && revealed.index > self.index {
+        let in_chain = revealed.index <= self.opening.voucher.body().ticks;
+        if revealed.anchor == self.anchor() && in_chain && revealed.index > self.index {
             (self.index, self.word) = (revealed.index, revealed.word);
         }
     }

@@ -239,12 +239,29 @@ impl Owner {
     pub(super) fn on_stream_refused(&mut self, stream: StreamId, id: PaymentId, refusal: Refusal) {
         let Some((job, streaming)) = self.job_of(stream) else { return };
         streaming.attempts += 1;
+        if refusal.reason == "FOLD_FIRST" && streaming.attempts < ATTEMPTS_MAX {
+            streaming.not_before = Some(Instant::now() + refusal.pause);
+            return self.fold_and_go_on(job);
+        }
         if refusal.retryable && streaming.attempts < ATTEMPTS_MAX {
             streaming.not_before = Some(Instant::now() + refusal.pause);
             return;
         }
         let Refusal { reason, message, retryable, .. } = refusal;
         self.stop_stream(job, Error::Refused { id, reason, message, retryable });
+    }
+
+    /// The account's evidence would no longer fit one call: what this stream paid so far is folded, and it goes on with a
+    /// new opening. Where nothing is paid yet, others that are refused fold theirs.
+    fn fold_and_go_on(&mut self, job: u64) {
+        let Some(streaming) = self.streams.jobs.get_mut(&job) else { return };
+        let folded = self.wallet.member_mut().map(|member| member.fold(streaming.asset, streaming.lane));
+        if let Some(Ok(Some((tag, fold, step)))) = folded {
+            streaming.current = None;
+            streaming.done = streaming.done.max(streaming.counters.paid.load(Ordering::Relaxed));
+            self.take(step);
+            self.send(ToHub::Fold(wire::fold_message(tag, &fold)));
+        }
     }
 
     pub(super) fn send_again(&mut self, again: Vec<Resent>) {
@@ -269,8 +286,16 @@ impl Owner {
         let request = v1::GetPaymentRequest { token: self.reading.token.0.clone(), id: wire::bytes_of(id.0) };
         let (mut hub, inbox) = (self.config.hub.clone(), self.config.inbox.clone());
         self.config.runtime.spawn(async move {
-            // Without an answer the next session asks again.
-            let Ok(answer) = hub.get_payment(request).await else { return };
+            // Without an answer in all these attempts the next session asks again.
+            let mut answer = Err(());
+            for _ in 0..ATTEMPTS_MAX {
+                answer = hub.get_payment(request.clone()).await.map_err(drop);
+                if answer.is_ok() {
+                    break;
+                }
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+            let Ok(answer) = answer else { return };
             let Some(inbox) = inbox.upgrade() else { return };
             let _ = inbox.send(Input::TicksProof { asset, lane, index, answer: Box::new(answer.into_inner()) }).await;
         });

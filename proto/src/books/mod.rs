@@ -35,7 +35,9 @@ use crate::evidence::Signed;
 use crate::frame::{Frame, LaneTip, Listed, Payment};
 use crate::ids::{AccountId, Asset, ChannelId, PaymentId};
 use crate::keys::{PublicKey, Scheme};
-use crate::stream::{CLAIM_GAS_MAX, GAS_LANE, GAS_TICK, LaneVoucher, Revealed, StreamId, StreamOpening, TicksPaid};
+use crate::stream::{
+    CLAIM_GAS_MAX, GAS_LANE, GAS_TICK, LaneVoucher, Revealed, StreamError, StreamId, StreamOpening, TicksPaid,
+};
 use crate::typed::{Ack, ChannelTerms, Domain, Settlement, Voucher};
 
 /// Credits that the books keep for their payee's acknowledgement; older ones are acknowledged without telling the
@@ -850,6 +852,11 @@ impl Books {
         let payer = self.check_payer(session, from)?;
         let tip = payer.tip(lane);
         let Some(stream) = stream else { return Err(Refusal::LaneBroken { lane, cumulative: tip.cumulative }) };
+        // The word may have been checked against another opening, with the same anchor and more ticks.
+        let (reached, ticks) = (revealed.index(), stream.opening().voucher().body().ticks);
+        if reached > ticks {
+            return Err(StreamError::BeyondChain { index: reached, ticks }.into());
+        }
         let paid = TicksPaid {
             account: from,
             lane,

@@ -9,7 +9,7 @@ use super::{
 use crate::evidence::Proven;
 use crate::ids::{AccountId, Asset, ChannelId, LANES};
 use crate::keys::{KeyError, PublicKey, Scheme};
-use crate::stream::LaneVoucher;
+use crate::stream::{CLAIM_GAS_MAX, GAS_LANE, GAS_TICK, LaneVoucher};
 use crate::typed::{ChannelTerms, Domain, Receipt, Voucher};
 
 /// Most bytes of one upload: terms, a voucher with the longest path, all lanes and some receipts take a third of it.
@@ -132,6 +132,15 @@ impl Upload {
                 return Err(UploadError::OtherAccount { expected: account, given });
             }
             receipts.push(receipt);
+        }
+        // Before any hash is computed: evidence that no hub would accept is none.
+        let gas = message.lanes.iter().map(|lane| {
+            GAS_LANE.saturating_add(GAS_TICK.saturating_mul(lane.ticks.as_ref().map_or(0, |ticks| ticks.index.into())))
+        });
+        let gas = gas.fold(0, u64::saturating_add);
+        if gas > CLAIM_GAS_MAX {
+            let why = Malformed::Value { given: gas };
+            return Err(WireError { field: "upload.lanes", why }.into());
         }
         let lanes = message.lanes.iter().map(|m| read_lane(domain, &member_key, account, m));
         let lanes = lanes.collect::<Result<_, _>>()?;

@@ -182,6 +182,32 @@ async fn ticks_beyond_what_is_there_or_of_an_old_session_are_refused() {
     town.check_conservation().await;
 }
 
+/// Two openings with one anchor: the words that the long one allows are not money on the short one, which is what was
+/// accepted, whoever the payee is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_opening_with_the_same_anchor_lengthens_no_chain() {
+    let town = Town::embedded().await;
+    let (mallory, bob) = (Hand::join(&town, 11).await, Hand::join(&town, 12).await);
+    let mut session = mallory.connect().await;
+    let long = Words::new(B256::repeat_byte(1), 50);
+    let short = Words::new(long.word(1).expect("there"), 1);
+    assert_eq!(short.anchor(), long.anchor());
+    for (lane, payee) in [(9, ChannelId::HUB), (10, bob.channel())] {
+        let (tag, tip) = (u64::from(lane) * 10, LaneTip::default());
+        let accepted = opening(&mallory, lane, tip, terms(lane as u8, payee, 10), &short);
+        assert_eq!(open(&mut session, tag, &accepted).await, Ok(()));
+        let refused = opening(&mallory, lane, tip, terms(lane as u8 + 100, payee, 10), &long);
+        assert_eq!(open(&mut session, tag + 1, &refused).await, Err("LANE_BROKEN".into()));
+        for index in [2, 50] {
+            let word = long.word(index).expect("there");
+            let refused = tick(&mut session, &mallory, lane, index, word).await.expect_err("one tick was signed");
+            assert_eq!(refused.reason, "MALFORMED", "index {index}");
+        }
+    }
+    assert_eq!(town.hub().status().await.expect("it runs").payments, 0);
+    town.check_conservation().await;
+}
+
 fn amount_of(bytes: &[u8]) -> u128 {
     wire::read_amount("amount", bytes).expect("16 bytes").get()
 }

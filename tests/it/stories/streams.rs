@@ -135,6 +135,34 @@ async fn what_a_meter_may_not_do_it_says_at_once_and_nothing_is_lost() {
     town.check_conservation().await;
 }
 
+/// The evidence of an account must fit one call to the ledger, so many long streams cannot all stay unfolded: those that the
+/// hub refuses for it fold what they paid and go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_meters_at_once_fold_and_go_on_to_the_last_tick() {
+    let town = Town::embedded().await;
+    let usdh = town.usdh();
+    let (alice, bob) = (town.member(1, "alice").await, town.member(2, "bob").await);
+    let mut meters = Vec::new();
+    for _ in 0..7 {
+        meters.push(alice.stream("bob", usdh).rate(amount(RATE)).await.expect("opened"));
+    }
+    // Together these are more than 8,000 ticks, which is all that fits unfolded.
+    for _ in 0..4 {
+        for meter in &meters {
+            meter.add(450).expect("there is no cap");
+        }
+        town.until("a round is paid", || async {
+            meters.iter().all(|meter| meter.so_far().paid == meter.so_far().added)
+        })
+        .await;
+    }
+    for meter in meters {
+        assert_eq!(finish(meter).await.paid, 1_800);
+    }
+    town.received(&bob, 7 * 1_800 * RATE).await;
+    town.check_conservation().await;
+}
+
 /// The hub loses power at every operation of its disk while ticks are under way: what was receipted is there, what was
 /// only revealed is accepted once, and every tick is paid in the end.
 #[tokio::test(flavor = "multi_thread")]
